@@ -1,0 +1,84 @@
+"""Dialogs to tokens: the one home of the Llama 2 chat template. Llama 2 section 3.3 and its reference code."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from llama2_core.config import Record
+from llama2_core.errors import DataError
+from llama2_core.tokenizer import Tokenizer
+
+B_INST, E_INST = "[INST]", "[/INST]"
+B_SYS, E_SYS = "<<SYS>>\n", "\n<</SYS>>\n\n"
+TAGS = (B_INST, E_INST, "<<SYS>>", "<</SYS>>")
+
+
+class Message(Record):
+    """One turn of a dialog."""
+
+    role: Literal["system", "user", "assistant"]
+    """Who speaks."""
+    content: str
+    """What is said."""
+
+
+Dialog = tuple[Message, ...]
+
+
+def user(content: str) -> Message:
+    return Message(role="user", content=content)
+
+
+def assistant(content: str) -> Message:
+    return Message(role="assistant", content=content)
+
+
+def fold_system(dialog: Sequence[Message]) -> list[Message]:
+    """Return the dialog with its system message folded into the first user turn; check that turns alternate."""
+    turns = list(dialog)
+    if len(turns) > 1 and turns[0].role == "system":
+        turns[:2] = [user(B_SYS + turns[0].content + E_SYS + turns[1].content)]
+    for index, turn in enumerate(turns):
+        expected = "assistant" if index % 2 else "user"
+        if turn.role != expected:
+            raise DataError(f"turn {index} of the dialog is by {turn.role!r}; expected {expected!r}")
+    return turns
+
+
+def encode_prompt(dialog: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """Encode a dialog that ends with a user turn, ready for the model to answer.
+
+    Raises DataError when turns do not alternate, or a message holds one of the template's own tags.
+    """
+    tokens, _ = _encode(dialog, tokenizer, last="user")
+    return tokens
+
+
+def encode_dialog(dialog: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """Encode a dialog that ends with an assistant turn; also tell which tokens are to be learned.
+
+    Learned are the answers and their EOS; prompts, tags and BOS are not (Llama 2 section 3.1).
+    """
+    return _encode(dialog, tokenizer, last="assistant")
+
+
+def _encode(
+    dialog: Sequence[Message], tokenizer: Tokenizer, last: Literal["user", "assistant"]
+) -> tuple[list[int], list[bool]]:
+    for index, message in enumerate(dialog):
+        found = next((tag for tag in TAGS if tag in message.content), None)
+        if found:
+            raise DataError(f"message {index} of the dialog holds the template's tag {found}")
+    turns = fold_system(dialog)
+    if not turns or turns[-1].role != last:
+        raise DataError(f"the dialog must end with a turn by {last!r}")
+    tokens: list[int] = []
+    learned: list[bool] = []
+    for turn in turns:
+        text = turn.content.strip()
+        if turn.role == "user":
+            piece = tokenizer.encode(f"{B_INST} {text} {E_INST}", bos=True)
+        else:
+            piece = tokenizer.encode(f"{text} ", eos=True)
+        tokens += piece
+        learned += [turn.role == "assistant"] * len(piece)
+    return tokens, learned

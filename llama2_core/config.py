@@ -1,0 +1,147 @@
+"""Every value the method can be told, as frozen records. Torch-free, so that forms and schemas load fast."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NaturalFloat = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """A frozen record that refuses unknown fields; the string under a field is its description everywhere."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Record):
+    """The shape of a Llama 2 Transformer. Llama 2 section 2.2 and Table 1."""
+
+    vocab_size: Positive
+    """Number of token ids, the tokenizer's pieces."""
+    dim: Positive = 4096
+    """Width of the residual stream."""
+    n_layers: Positive = 32
+    """Transformer blocks."""
+    n_heads: Positive = 32
+    """Query heads."""
+    n_kv_heads: Positive = 32
+    """Key and value heads: equal to n_heads is MHA, 1 is MQA, between is GQA (8 at 34B and 70B)."""
+    multiple_of: Positive = 256
+    """The FFN's hidden width is rounded up to a multiple of this."""
+    ffn_dim_multiplier: PositiveFloat = 1.0
+    """Widens the FFN: 1.3 at 70B."""
+    norm_eps: PositiveFloat = 1e-5
+    """RMSNorm epsilon."""
+    rope_theta: PositiveFloat = 10000.0
+    """Base of the rotary frequencies."""
+    max_seq_len: Positive = 4096
+    """Longest sequence. Llama 2 section 2.2: 4096."""
+    tied_embeddings: bool = False
+    """Share input and output embeddings. Llama 2 does not; small models save a tenth of their weights by it."""
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_heads
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of SwiGLU: 2/3 of 4 dim, times the multiplier, rounded up to `multiple_of`."""
+        hidden = int(self.ffn_dim_multiplier * int(2 * (4 * self.dim) / 3))
+        return self.multiple_of * ((hidden + self.multiple_of - 1) // self.multiple_of)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.n_heads or self.head_dim % 2:
+            raise ValueError(f"dim {self.dim} must be n_heads {self.n_heads} times an even head width")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} must be a multiple of n_kv_heads {self.n_kv_heads}")
+        return self
+
+
+class OptimizerConfig(Record):
+    """AdamW and its schedule. Llama 2 section 2.2."""
+
+    peak_learning_rate: PositiveFloat = 3e-4
+    """Highest learning rate. Llama 2 Table 1: 3e-4 for 7B and 13B."""
+    beta1: Share = 0.9
+    """AdamW beta1. Llama 2 section 2.2."""
+    beta2: Share = 0.95
+    """AdamW beta2. Llama 2 section 2.2."""
+    eps: PositiveFloat = 1e-5
+    """AdamW epsilon. Llama 2 section 2.2."""
+    weight_decay: NaturalFloat = 0.1
+    """Decoupled weight decay of matrices; norms are spared. Llama 2 section 2.2."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest global gradient norm. Llama 2 section 2.2."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Cosine for pretraining, SFT and reward models; constant for PPO."""
+    warmup_steps: Natural = 2000
+    """Steps of linear warm-up. Llama 2 section 2.2."""
+    final_learning_rate_share: Share = 0.1
+    """Where the cosine ends, as a share of the peak. Llama 2 section 2.2."""
+
+
+class LoopConfig(Record):
+    """One training run: how many updates, of how many rows, by which optimizer."""
+
+    steps: Positive
+    """Optimizer updates."""
+    rows: Positive
+    """Rows (sequences, or pairs for a reward model) in one update, over all processes."""
+    micro_rows: Positive = 64
+    """Most rows that one process holds in a forward pass; the rest is accumulated."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer and schedule."""
+
+
+class SamplingConfig(Record):
+    """How responses are drawn. Defaults are the reference code's."""
+
+    temperature: NaturalFloat = 0.6
+    """Divides the logits; 0 is greedy."""
+    top_p: Share = 0.9
+    """Nucleus: the smallest set of tokens whose probability reaches this."""
+    max_new_tokens: Positive = 256
+    """Longest response."""
+
+
+class RewardConfig(Record):
+    """The reward model's loss. Llama 2 section 3.2.2."""
+
+    margin: Literal["none", "small", "large"] = "large"
+    """Margin m(r) by grade: large is 3, 2, 1, 0; small a third of it (Llama 2 Table 27)."""
+    safety_auxiliary_weight: NaturalFloat = 0.0
+    """Weight of the safety classification loss; the paper uses one for the safety model but prints no value."""
+
+
+class PPOConfig(Record):
+    """Proximal policy optimization against two reward models. Llama 2 section 3.2.3."""
+
+    iterations: Positive = 200
+    """Rollout-and-update rounds. Llama 2: 200 to 400."""
+    batch_rows: Positive = 512
+    """Responses sampled an iteration. Llama 2: 512."""
+    mini_batch_rows: Positive = 64
+    """Rows of one gradient step. Llama 2: 64."""
+    clip_range: PositiveFloat = 0.2
+    """PPO clipping threshold. Llama 2: 0.2."""
+    kl_coef: NaturalFloat = 0.01
+    """KL penalty beta. Llama 2: 0.01 for 7B and 13B, 0.005 for 34B and 70B."""
+    safety_threshold: Share = 0.15
+    """Below this safety score the safety model rules. Llama 2: 0.15."""
+    gamma: Share = 1.0
+    """Discount. Not published."""
+    gae_lambda: Share = 0.95
+    """Generalised advantage estimation. Not published."""
+    value_coef: NaturalFloat = 0.5
+    """Weight of the value loss. Not published."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature of rollouts. Not published."""
+    evaluate_every: Positive = 5
+    """Iterations between looks at the held-out prompts, which decide when to stop. Not published."""
+    patience: Positive = 3
+    """Looks without a better held-out objective before stopping. Not published."""

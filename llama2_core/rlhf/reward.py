@@ -1,0 +1,130 @@
+"""Reward models: ranking loss with margin, the safety auxiliary loss, the data mixes. Llama 2 section 3.2.2.
+
+Shapes: B pairs, T time.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama2_core.config import RewardConfig
+from llama2_core.generate import pad_right
+from llama2_core.training.loop import Loss
+
+Grade = Literal["significantly better", "better", "slightly better", "negligibly better"]
+GRADES: tuple[Grade, ...] = ("significantly better", "better", "slightly better", "negligibly better")
+MARGINS: dict[str, dict[Grade, float]] = {
+    "none": dict.fromkeys(GRADES, 0.0),
+    "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
+    "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
+}
+"""m(r) by grade. Llama 2 Table 27."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A comparison, tokenized: the prompt with each response, its grade, and what is safe."""
+
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+    grade: Grade
+    chosen_safe: bool
+    rejected_safe: bool
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B]."""
+
+    tokens: Tensor
+    last: Tensor
+    margin: Tensor
+    safe: Tensor
+
+
+def pair_batch(pairs: Sequence[Pair], margin: Literal["none", "small", "large"]) -> PairBatch:
+    rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    return PairBatch(
+        tokens=pad_right(rows),
+        last=torch.tensor([len(row) - 1 for row in rows]),
+        margin=torch.tensor([MARGINS[margin][pair.grade] for pair in pairs]),
+        safe=torch.tensor([pair.chosen_safe for pair in pairs] + [pair.rejected_safe for pair in pairs]),
+    )
+
+
+def sequence_scores(model: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
+    """Return the raw score of each row, float32 [rows]: the head's value at the last token."""
+    return model(tokens).gather(1, last.unsqueeze(1)).squeeze(1)
+
+
+def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
+    """Return -log sigmoid(r_chosen - r_rejected - m(r)) a pair, [B]. Llama 2 eq. 2."""
+    return -F.logsigmoid(chosen - rejected - margin)
+
+
+def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
+    """Return the cross-entropy of each raw score against its safe label. The paper names it, not its form."""
+    return F.binary_cross_entropy_with_logits(scores, safe.to(scores.dtype), reduction="none")
+
+
+def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
+    """Return the objective of a reward model over a PairBatch; counts pairs."""
+
+    def objective(model: nn.Module, batch: PairBatch) -> Loss:
+        scores = sequence_scores(model, batch.tokens, batch.last)
+        chosen, rejected = scores.chunk(2)
+        total = ranking_loss(chosen, rejected, batch.margin).sum()
+        if config.safety_auxiliary_weight:
+            auxiliary = safety_auxiliary_loss(scores, batch.safe).sum() / 2
+            total = total + config.safety_auxiliary_weight * auxiliary
+        return Loss(total, len(chosen), {"accuracy": float((chosen > rejected).sum())})
+
+    return objective
+
+
+def helpfulness_mix(
+    helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random
+) -> list[Row]:
+    """Return all helpfulness rows and as many of the others, drawn uniformly. Llama 2 section 3.2.2."""
+    return [*helpfulness, *random_.sample(list(safety), min(len(safety), len(helpfulness)))]
+
+
+def safety_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random) -> list[Row]:
+    """Return all safety rows and helpfulness rows for a tenth of the whole: 90/10. Llama 2 section 3.2.2."""
+    return [*safety, *random_.sample(list(helpfulness), min(len(helpfulness), len(safety) // 9))]
+
+
+@torch.inference_mode()
+def score_rows(model: nn.Module, rows: Sequence[Sequence[int]], batch_rows: int = 128) -> list[float]:
+    """Return the raw score of every row of tokens, batched by length."""
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    scores = [0.0] * len(rows)
+    for start in range(0, len(order), batch_rows):
+        chunk = order[start : start + batch_rows]
+        tokens = pad_right([rows[index] for index in chunk])
+        last = torch.tensor([len(rows[index]) - 1 for index in chunk])
+        for index, score in zip(chunk, sequence_scores(model, tokens, last).tolist(), strict=True):
+            scores[index] = score
+    return scores
+
+
+def combined_score(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, threshold: float) -> Tensor:
+    """Return R_c in (0, 1) from raw scores [B]: the safety model rules safety prompts and unsafe answers.
+
+    R_c = R_s if the prompt is tagged safety or R_s < threshold, else R_h, after the sigmoid. Llama 2 section 3.2.3.
+    """
+    helpful, safe = helpfulness.sigmoid(), safety.sigmoid()
+    return torch.where(is_safety | (safe < threshold), safe, helpful)
+
+
+def whitened_logit(score: Tensor) -> Tensor:
+    """Return whiten(logit(R_c)) over the batch [B]: zero mean, unit deviation. Llama 2 section 3.2.3."""
+    logits = torch.logit(score, eps=1e-6)
+    return (logits - logits.mean()) / (logits.std(unbiased=False) + 1e-8)

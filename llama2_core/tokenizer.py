@@ -1,0 +1,69 @@
+"""SentencePiece BPE as Llama 2 uses it: byte fallback, every digit its own token. Llama 2 section 2.2."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from llama2_core.errors import ConfigError, DataError
+
+
+class Tokenizer:
+    """Text to ids and back. Ids: 0 unknown, 1 BOS, 2 EOS, 3 to 258 the bytes, then the pieces."""
+
+    def __init__(self, model: bytes) -> None:
+        self.model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size: int = self._processor.vocab_size()
+        self.bos_id: int = self._processor.bos_id()
+        self.eos_id: int = self._processor.eos_id()
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        if not path.is_file():
+            raise DataError(f"{path}: no tokenizer model here")
+        return cls(path.read_bytes())
+
+    def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
+        """Encode text, never reading `<s>` in it as a control token, and add BOS or EOS on request."""
+        return [self.bos_id] * bos + self._processor.encode(text) + [self.eos_id] * eos
+
+    def encode_many(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
+        """Encode texts in parallel, with neither BOS nor EOS."""
+        return self._processor.encode(list(texts), num_threads=threads)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids; BOS and EOS vanish."""
+        return self._processor.decode([i for i in ids if i not in (self.bos_id, self.eos_id)])
+
+
+def train_tokenizer(
+    sentences: Iterable[str], vocab_size: int, symbols: Sequence[str] = (), threads: int = 1
+) -> Tokenizer:
+    """Train a BPE tokenizer of `vocab_size` pieces; `symbols` become pieces of their own.
+
+    Flags follow Llama's model file: identity normalisation, whitespace kept, digits split, bytes as fallback.
+    Raises ConfigError when the text is too small for the vocabulary.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            user_defined_symbols=list(symbols),
+            byte_fallback=True,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            character_coverage=0.99995,
+            max_sentence_length=1 << 20,
+            num_threads=threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"the tokenizer could not be trained at vocab_size {vocab_size}: {error}") from error
+    return Tokenizer(model.getvalue())

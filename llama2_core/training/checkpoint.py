@@ -1,0 +1,141 @@
+"""Checkpoints: safetensors and one JSON. A checkpoint is whole or it is not there.
+
+A model directory holds config.json, model.safetensors and tokenizer.model. A training checkpoint adds the
+optimizer's moments, the step, and the global random state; it is written beside and renamed into place.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llama2_core.config import ModelConfig
+from llama2_core.errors import CheckpointError
+from llama2_core.model import ScalarModel, Transformer
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training import distributed
+from llama2_core.training.loop import TrainState
+
+KEPT = 2
+"""Training checkpoints kept: the newest may be torn by a dying disk."""
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter once (a tied one under its first name), whole and on the CPU; all ranks must call."""
+    return {name: distributed.full(p.detach()).cpu().contiguous() for name, p in model.named_parameters()}
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
+    """Copy tensors into the model. Raises CheckpointError naming the tensor and the file when one does not fit."""
+    parameters = dict(model.named_parameters())
+    for name in parameters.keys() - tensors.keys():
+        raise CheckpointError(f"{source}: tensor {name} is missing")
+    for name in tensors.keys() - parameters.keys():
+        raise CheckpointError(f"{source}: tensor {name} is not part of this model")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tensors[name].shape != parameter.shape:
+                raise CheckpointError(
+                    f"{source}: tensor {name} is {list(tensors[name].shape)}, expected {list(parameter.shape)}"
+                )
+            parameter.copy_(distributed.like(tensors[name], parameter))
+
+
+def save_model(directory: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) -> None:
+    """Write a model directory; rank 0 writes, all ranks must call."""
+    tensors = weights(model)
+    if distributed.rank() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, directory / "model.safetensors")
+        (directory / "tokenizer.model").write_bytes(tokenizer.model)
+        (directory / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n")
+
+
+def load_config(directory: Path) -> ModelConfig:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing, so {directory} is not a model directory")
+    return ModelConfig.model_validate_json(path.read_text())
+
+
+def load_policy(directory: Path) -> tuple[Transformer, Tokenizer]:
+    """Load a language model and its tokenizer."""
+    model = Transformer(load_config(directory))
+    load_weights(model, _read(directory / "model.safetensors"), directory / "model.safetensors")
+    return model, Tokenizer.load(directory / "tokenizer.model")
+
+
+def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
+    """Load a scalar model; from a language model's directory, with a zero score head (Llama 2 section 3.2.2)."""
+    model = ScalarModel(load_config(directory))
+    path = directory / "model.safetensors"
+    tensors = _read(path)
+    if "score.weight" not in tensors:
+        tensors = {f"transformer.{name}": t for name, t in tensors.items() if name != "output.weight"}
+        tensors["score.weight"] = torch.zeros_like(model.score.weight)
+    load_weights(model, tensors, path)
+    return model, Tokenizer.load(directory / "tokenizer.model")
+
+
+def save_checkpoint(root: Path, state: TrainState) -> None:
+    """Write root/step-N by rename and drop all but the newest; all ranks must call."""
+    tensors = {f"model|{name}": tensor for name, tensor in weights(state.model).items()}
+    for name, parameter in state.model.named_parameters():
+        for key, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer|{name}|{key}"] = distributed.full(value).cpu().contiguous()
+    tensors["random"] = torch.get_rng_state()
+    if distributed.rank() == 0:
+        partial, final = root / ".partial", root / f"step-{state.step:08d}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(tensors, partial / "state.safetensors")
+        (partial / "state.json").write_text(json.dumps({"step": state.step}))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        for old in checkpoints(root)[:-KEPT]:
+            shutil.rmtree(old)
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Return the complete checkpoints below root, oldest first."""
+    return sorted(root.glob("step-*"))
+
+
+def resume(root: Path, state: TrainState) -> bool:
+    """Load the newest readable checkpoint below root into the state; False when there is none."""
+    for path in reversed(checkpoints(root)):
+        try:
+            tensors = load_file(path / "state.safetensors")
+            step = json.loads((path / "state.json").read_text())["step"]
+        except (OSError, ValueError, KeyError, SafetensorError):
+            continue
+        model = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model|")}
+        load_weights(state.model, model, path / "state.safetensors")
+        _load_optimizer(state, tensors)
+        torch.set_rng_state(tensors["random"])
+        state.step = step
+        return True
+    return False
+
+
+def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
+    for name, parameter in state.model.named_parameters():
+        prefix = f"optimizer|{name}|"
+        loaded = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        if loaded:
+            state.optimizer.state[parameter] = {
+                key: distributed.like(value, parameter) if value.shape == parameter.shape else value
+                for key, value in loaded.items()
+            }
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error

@@ -1,0 +1,312 @@
+"""Artifacts: immutable directories named by what went into them.
+
+    <root>/<kind>/<digest>/manifest.json + files      committed, complete, never changed again
+    <root>/.partial/<digest>/                         being built; the same name on retry, so work resumes
+    <root>/.partial/<digest>.lock                     held (flock) by the process that builds it
+
+A directory becomes visible by one rename, after its files, its manifest and their names are on disk:
+an artifact is whole or absent, whatever was killed and whenever.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.disk import atomic_write, content_digest, naming_full_disk, require_free_space, sync
+from storage.errors import ArtifactNotFound, CorruptArtifact, StorageError, StoreBusy
+
+__all__ = [
+    "Artifact",
+    "FileRecord",
+    "Manifest",
+    "Store",
+    "atomic_write",
+    "content_digest",
+    "digest_of",
+    "require_free_space",
+]
+
+MANIFEST = "manifest.json"
+TRANSIENT = frozenset({"checkpoints", "worker.log", "tracking.json", "DONE"})
+"""Top-level names no manifest vouches for. `checkpoints` goes once the artifact stands; the rest stays, unhashed."""
+_REBUILD = "Move that folder out of the store and run the stage again."
+
+
+def digest_of(kind: str, version: int, recipe: Mapping[str, Any], parents: Mapping[str, str]) -> str:
+    """Name a result by its inputs: SHA-256 of canonical JSON, 64 hex digits, shown as the first 12.
+
+    `parents` maps a role to "kind/digest". Raises ValueError for NaN and infinities, TypeError for whatever JSON
+    cannot say; a Path is such a thing on purpose, because no location may enter an identity.
+    """
+    identity = {"kind": kind, "version": version, "recipe": dict(recipe), "parents": dict(parents)}
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class FileRecord(Record):
+    """One file as it was when committed."""
+
+    sha256: str
+    bytes: int
+
+
+class Manifest(Record):
+    """What an artifact is, what it came from, what it cost and what it found."""
+
+    kind: str
+    digest: str
+    format_version: int
+    """Raised by hand when a change of code changes this kind's results."""
+    recipe: dict[str, Any]
+    parents: dict[str, str]
+    """Role -> "kind/digest"."""
+    files: dict[str, FileRecord]
+    """Path relative to the artifact, with forward slashes."""
+    created_at: str
+    """ISO 8601, UTC, microseconds: sorts as text."""
+    git_commit: str
+    """Of the code that built it, "-dirty" appended when it had local changes; "" outside a checkout."""
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+    summary: dict[str, Any]
+    """The stage's headline facts, JSON."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A handle to a committed artifact: three small values; the manifest is read on first use."""
+
+    kind: str
+    digest: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}/{self.digest[:12]}"
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """Raises CorruptArtifact when the manifest is missing or not one."""
+        try:
+            return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            message = f"{self.name}: {self.path / MANIFEST} is unreadable ({error}). {_REBUILD}"
+            raise CorruptArtifact(message) from error
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.manifest.summary
+
+    def file(self, name: str) -> Path:
+        """The path of a file or folder inside. Raises CorruptArtifact when it is absent."""
+        path = self.path / name
+        if not path.exists():
+            raise CorruptArtifact(f"{self.name} has no file {name} in {self.path}. {_REBUILD}")
+        return path
+
+    def __reduce__(self) -> tuple[Any, ...]:  # without the cached manifest
+        return Artifact, (self.kind, self.digest, self.path)
+
+
+class Store:
+    """The artifacts under one root folder, the pipeline's only cache."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def find(self, kind: str, digest: str) -> Artifact | None:
+        path = self.root / kind / digest
+        return Artifact(kind, digest, path) if (path / MANIFEST).is_file() else None
+
+    @contextmanager
+    def building(self, kind: str, digest: str) -> Iterator[Path]:
+        """Hold the right to build one digest; yields its partial directory with whatever an earlier try left.
+
+        Leaving without `commit` keeps the directory for the next try. The lock dies with the process, so a lock
+        file left behind means nothing. Raises StoreBusy when another builder holds it, DiskFull for a full disk
+        (also when the body runs into it).
+        """
+        partial = self._partial(digest)
+        with naming_full_disk(self.root):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with partial.with_suffix(".lock").open("a+") as lock:
+                _take(lock, kind, digest)
+                partial.mkdir(exist_ok=True)
+                try:
+                    yield partial
+                finally:
+                    with suppress(OSError):
+                        partial.rmdir()  # only an empty one goes
+
+    def commit(
+        self,
+        kind: str,
+        digest: str,
+        *,
+        version: int,
+        recipe: Mapping[str, Any],
+        parents: Mapping[str, str],
+        summary: Mapping[str, Any],
+        wall_seconds: float,
+        cpu_seconds: float,
+        peak_memory_bytes: int,
+    ) -> Artifact:
+        """Make what lies in the partial directory visible; call it inside `building`.
+
+        Keeps an artifact that is already there and drops the new one. Checkpoints go last, when nothing can need
+        them any more. Raises DiskFull, and CorruptArtifact when a folder without manifest is in the way.
+        """
+        partial, path = self._partial(digest), self.root / kind / digest
+        with naming_full_disk(self.root):
+            if self.find(kind, digest) is None:
+                manifest = Manifest(
+                    kind=kind,
+                    digest=digest,
+                    format_version=version,
+                    recipe=dict(recipe),
+                    parents=dict(parents),
+                    files=_settle(partial),
+                    created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+                    git_commit=_git_commit(),
+                    wall_seconds=wall_seconds,
+                    cpu_seconds=cpu_seconds,
+                    peak_memory_bytes=peak_memory_bytes,
+                    summary=dict(summary),
+                )
+                atomic_write(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
+                path.parent.mkdir(exist_ok=True)
+                try:
+                    partial.rename(path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
+                    raise CorruptArtifact(f"{path} has files but no {MANIFEST}. {_REBUILD}") from error
+                for folder in (path.parent, partial.parent, self.root):
+                    sync(folder)
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(path / "checkpoints", ignore_errors=True)
+        return Artifact(kind, digest, path)
+
+    def artifacts(self) -> list[Artifact]:
+        """Every committed artifact, oldest first."""
+        paths = [path.parent for path in self.root.glob(f"[!.]*/*/{MANIFEST}")]
+        found = [Artifact(path.parent.name, path.name, path) for path in paths]
+        return sorted(found, key=lambda artifact: (artifact.manifest.created_at, artifact.name))
+
+    def resolve(self, text: str) -> Artifact:
+        """The artifact meant by "kind" (its newest), "kind/prefix" or a digest prefix; else ArtifactNotFound."""
+        everything = self.artifacts()
+        newest = [artifact for artifact in everything if artifact.kind == text]
+        if newest:
+            return newest[-1]
+        kind, _, prefix = text.rpartition("/")
+        matches = (
+            [a for a in everything if a.digest.startswith(prefix) and kind in ("", a.kind)] if prefix else []
+        )
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            names = ", ".join(artifact.name for artifact in matches)
+            raise ArtifactNotFound(f"{text!r} could be any of {names}. Give more digits.")
+        names = [artifact.name for artifact in everything]
+        near = get_close_matches(text, [*names, *{a.kind for a in everything}], n=5, cutoff=0.5) or names[-5:]
+        choices = f"Did you mean {', '.join(near)}?" if near else "The store is empty: run a stage first."
+        raise ArtifactNotFound(f"No artifact {text!r} in {self.root}. {choices}")
+
+    def lineage(self, artifact: Artifact) -> list[Artifact]:
+        """All ancestors, each once, parents before children. Raises ArtifactNotFound for one that was deleted."""
+        ancestors: dict[str, Artifact] = {}
+
+        def visit(child: Artifact) -> None:
+            for role, name in child.manifest.parents.items():
+                if name in ancestors:
+                    continue
+                parent = self.find(*name.split("/", 1))
+                if parent is None:
+                    raise ArtifactNotFound(f"{name}, {role} of {child.name}, is gone. Run its stage again.")
+                visit(parent)
+                ancestors[name] = parent
+
+        visit(artifact)
+        return list(ancestors.values())
+
+    def verify(self, artifact: Artifact) -> None:
+        """Hash every file again. Raises CorruptArtifact naming the first that differs."""
+        for name, record in artifact.manifest.files.items():
+            if content_digest(artifact.file(name)) != record.sha256:
+                raise CorruptArtifact(f"{artifact.name}: {name} is not what was committed. {_REBUILD}")
+
+    def _partial(self, digest: str) -> Path:
+        return self.root / ".partial" / digest
+
+
+def _take(lock: Any, kind: str, digest: str) -> None:
+    """Lock an open file and sign it. Raises StoreBusy with the other's signature."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = dict.fromkeys(("pid", "host", "started"), "unknown")
+        with suppress(ValueError):  # not signed yet
+            holder |= json.loads(lock.read())
+        raise StoreBusy(
+            f"{kind}/{digest[:12]} is being built by process {holder['pid']} on {holder['host']} since "
+            f"{holder['started']}. Wait for it, or stop that process and run again: work resumes."
+        ) from error
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    lock.truncate(0)
+    lock.write(
+        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "kind": kind, "started": started})
+    )
+    lock.flush()
+
+
+def _settle(partial: Path) -> dict[str, FileRecord]:
+    """Flush and hash what is to be committed; drop what a killed `atomic_path` left."""
+    if not partial.is_dir():
+        raise StorageError(f"Nothing was built in {partial}. Commit inside `with store.building(...)`.")
+    records = {}
+    for path in sorted(partial.rglob("*")):
+        name = path.relative_to(partial)
+        if name.parts[0] in TRANSIENT or name.as_posix() == MANIFEST:
+            continue
+        if path.match(".*.tmp"):
+            path.unlink()
+        elif path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            records[name.as_posix()] = FileRecord(sha256=digest, bytes=path.stat().st_size)
+        else:
+            sync(path)
+    return records
+
+
+@cache
+def _git_commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,78 @@
+"""Generated arithmetic: bare facts for pretraining, one-step word problems for every stage.
+
+Train and held-out sets share no operand pair: no train text, fact or problem, holds a held-out (a, operation, b).
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+Operation = Literal["+", "-"]
+Split = Literal["train", "held_out"]
+
+NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ivy", "Jack", "Kim", "Leo", "Mia", "Noah")
+THINGS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "pens", "shells", "stones", "toys")
+
+ADDITIONS = (
+    "{name} has {a} {things} and gets {b} more. How many {things} does {name} have now?",
+    "{name} finds {a} {things} and then {b} more {things}. How many {things} did {name} find?",
+    "There are {a} {things} in a box. {name} adds {b} {things}. How many {things} are in the box?",
+    "{name} has {a} {things}. {other} has {b} {things}. How many {things} do they have together?",
+)
+SUBTRACTIONS = (
+    "{name} has {a} {things} and gives away {b}. How many {things} are left?",
+    "{name} had {a} {things} but lost {b} of them. How many {things} does {name} have now?",
+    "There are {a} {things} in a box. {name} takes out {b} {things}. How many {things} are in the box?",
+    "{name} has {a} {things}. {other} has {b} fewer. How many {things} does {other} have?",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A one-step word problem."""
+
+    question: str
+    a: int
+    operation: Operation
+    b: int
+
+    @property
+    def answer(self) -> int:
+        return self.a + self.b if self.operation == "+" else self.a - self.b
+
+    @property
+    def working(self) -> str:
+        return f"{self.a} {self.operation} {self.b} = {self.answer}."
+
+    @property
+    def solution(self) -> str:
+        return f"{self.working} The answer is {self.answer}."
+
+
+def is_held_out(a: int, operation: Operation, b: int) -> bool:
+    """Tell whether this operand pair is kept for tests: about one in six, chosen by hash, the same in every run."""
+    return hashlib.sha256(f"{a}{operation}{b}".encode()).digest()[0] < 43
+
+
+def operand_pairs(largest: int, split: Split) -> list[tuple[int, Operation, int]]:
+    """Return every (a, operation, b) of a split with operands from 1 to `largest` and no negative result."""
+    numbers = range(1, largest + 1)
+    pairs: list[tuple[int, Operation, int]] = [(a, "+", b) for a in numbers for b in numbers]
+    pairs += [(a, "-", b) for a in numbers for b in numbers if a >= b]
+    return [pair for pair in pairs if is_held_out(*pair) == (split == "held_out")]
+
+
+def problem(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> Problem:
+    """Draw a word problem over one of the operand pairs."""
+    a, operation, b = random_.choice(pairs)
+    template = random_.choice(ADDITIONS if operation == "+" else SUBTRACTIONS)
+    name, other = random_.sample(NAMES, 2)
+    question = template.format(name=name, other=other, a=a, b=b, things=random_.choice(THINGS))
+    return Problem(question, a, operation, b)
+
+
+def fact(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
+    """Draw a bare fact, "3 + 4 = 7."."""
+    a, operation, b = random_.choice(pairs)
+    return f"{a} {operation} {b} = {a + b if operation == '+' else a - b}."
