@@ -30,28 +30,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.disk import atomic_write, content_digest, naming_full_disk, require_free_space, sync
 from storage.errors import ArtifactNotFound, CorruptArtifact, StorageError, StoreBusy
 
-__all__ = [
-    "Artifact",
-    "FileRecord",
-    "Manifest",
-    "Store",
-    "atomic_write",
-    "content_digest",
-    "digest_of",
-    "require_free_space",
-]
+__all__ = ["Artifact", "FileRecord", "Manifest", "Store", "digest_of"]
+__all__ += ["atomic_write", "content_digest", "require_free_space"]
 
 MANIFEST = "manifest.json"
 TRANSIENT = frozenset({"checkpoints", "worker.log", "tracking.json", "DONE"})
-"""Top-level names no manifest vouches for. `checkpoints` goes once the artifact stands; the rest stays, unhashed."""
+"""Top-level names no manifest vouches for: `checkpoints` goes once the artifact stands, the rest stays."""
 _REBUILD = "Move that folder out of the store and run the stage again."
 
 
 def digest_of(kind: str, version: int, recipe: Mapping[str, Any], parents: Mapping[str, str]) -> str:
     """Name a result by its inputs: SHA-256 of canonical JSON, 64 hex digits, shown as the first 12.
 
-    `parents` maps a role to "kind/digest". Raises ValueError for NaN and infinities, TypeError for whatever JSON
-    cannot say; a Path is such a thing on purpose, because no location may enter an identity.
+    `parents` maps a role to "kind/digest". Raises ValueError for NaN and infinities, TypeError for whatever
+    JSON cannot say; a Path is such a thing on purpose: no location may enter an identity.
     """
     identity = {"kind": kind, "version": version, "recipe": dict(recipe), "parents": dict(parents)}
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -142,9 +134,9 @@ class Store:
     def building(self, kind: str, digest: str) -> Iterator[Path]:
         """Hold the right to build one digest; yields its partial directory with whatever an earlier try left.
 
-        Leaving without `commit` keeps the directory for the next try. The lock dies with the process, so a lock
-        file left behind means nothing. Raises StoreBusy when another builder holds it, DiskFull for a full disk
-        (also when the body runs into it).
+        Leaving without `commit` keeps the directory for the next try. The lock dies with the process: a lock
+        file left behind means nothing. Raises StoreBusy when another builder holds it, DiskFull when the disk
+        fills up, in the body too.
         """
         partial = self._partial(digest)
         with naming_full_disk(self.root):
@@ -173,8 +165,8 @@ class Store:
     ) -> Artifact:
         """Make what lies in the partial directory visible; call it inside `building`.
 
-        Keeps an artifact that is already there and drops the new one. Checkpoints go last, when nothing can need
-        them any more. Raises DiskFull, and CorruptArtifact when a folder without manifest is in the way.
+        Keeps an artifact that is already there and drops the new one. Checkpoints go last, when nothing can
+        need them any more. Raises DiskFull, and CorruptArtifact when a folder without manifest is in the way.
         """
         partial, path = self._partial(digest), self.root / kind / digest
         with naming_full_disk(self.root):
@@ -214,15 +206,13 @@ class Store:
         return sorted(found, key=lambda artifact: (artifact.manifest.created_at, artifact.name))
 
     def resolve(self, text: str) -> Artifact:
-        """The artifact meant by "kind" (its newest), "kind/prefix" or a digest prefix; else ArtifactNotFound."""
+        """The artifact meant by "kind" (its newest), "kind/prefix" or a digest prefix, or ArtifactNotFound."""
         everything = self.artifacts()
         newest = [artifact for artifact in everything if artifact.kind == text]
         if newest:
             return newest[-1]
         kind, _, prefix = text.rpartition("/")
-        matches = (
-            [a for a in everything if a.digest.startswith(prefix) and kind in ("", a.kind)] if prefix else []
-        )
+        matches = [a for a in everything if prefix and a.digest.startswith(prefix) and kind in ("", a.kind)]
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -234,7 +224,7 @@ class Store:
         raise ArtifactNotFound(f"No artifact {text!r} in {self.root}. {choices}")
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """All ancestors, each once, parents before children. Raises ArtifactNotFound for one that was deleted."""
+        """All ancestors, each once, parents before children. Raises ArtifactNotFound when one was deleted."""
         ancestors: dict[str, Artifact] = {}
 
         def visit(child: Artifact) -> None:
@@ -275,9 +265,7 @@ def _take(lock: Any, kind: str, digest: str) -> None:
         ) from error
     started = datetime.now(UTC).isoformat(timespec="seconds")
     lock.truncate(0)
-    lock.write(
-        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "kind": kind, "started": started})
-    )
+    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "kind": kind, "started": started}, lock)
     lock.flush()
 
 
@@ -292,13 +280,10 @@ def _settle(partial: Path) -> dict[str, FileRecord]:
             continue
         if path.match(".*.tmp"):
             path.unlink()
-        elif path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                os.fsync(file.fileno())
-            records[name.as_posix()] = FileRecord(sha256=digest, bytes=path.stat().st_size)
-        else:
-            sync(path)
+            continue
+        sync(path)
+        if path.is_file():
+            records[name.as_posix()] = FileRecord(sha256=content_digest(path), bytes=path.stat().st_size)
     return records
 
 

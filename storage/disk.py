@@ -14,7 +14,7 @@ from storage.errors import DiskFull, SourceError
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there replaces `path` once it is on disk, or never."""
+    """Yield a temporary path; what is written there replaces `path` whole once it is on disk, or never."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with naming_full_disk(path):
         try:

@@ -139,4 +139,4 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             if item := _LIST_ITEM.match(line):
                 yield f"\n- {line[item.end() :].strip()}"
             else:
-                yield f"\n\n{line.strip(' :;')}"
+                yield f"\n\n{line.lstrip(' :;').rstrip()}"

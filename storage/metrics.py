@@ -1,0 +1,43 @@
+"""A stage's metrics as JSON lines: appended by the worker, tailed by its parent."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+class MetricLog:
+    """Appends rows with a "step"; on opening, drops a torn last line and rows after the step resumed from."""
+
+    def __init__(self, path: Path, resumed_step: int = 0) -> None:
+        kept = [row for row in read_metrics(path) if row["step"] <= resumed_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+
+    def append(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Return the complete rows of a log; none when there is no log, a torn last line is left out."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+class Tail:
+    """Follows a log that grows, and may be cut back when its writer resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen_step = 0
+
+    def new_rows(self) -> list[Row]:
+        """Return complete rows with a step not yet returned."""
+        rows = [row for row in read_metrics(self.path) if row["step"] > self._seen_step]
+        if rows:
+            self._seen_step = max(row["step"] for row in rows)
+        return rows

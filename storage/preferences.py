@@ -1,0 +1,78 @@
+"""SQL over everything the store holds: an in-memory DuckDB with views on Parquet. It takes no lock."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage import schemas
+from storage.artifacts import Store
+from storage.errors import StorageError
+
+SQL = Path(__file__).parent / "sql"
+VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
+    "comparisons": ("comparisons", "comparisons.parquet", schemas.COMPARISONS),
+    "samples": ("samples", "samples.parquet", schemas.SAMPLES),
+    "responses": ("evaluation", "responses.parquet", schemas.RESPONSES),
+    "documents": ("corpus", "documents.parquet", schemas.DOCUMENTS),
+    "dropped": ("corpus", "dropped.parquet", schemas.DROPPED),
+    "prompts": ("dialogs", "prompts.parquet", schemas.PROMPTS),
+    "demonstrations": ("dialogs", "demonstrations.parquet", schemas.DEMONSTRATIONS),
+}
+"""View -> kind of artifact, its file, its columns."""
+
+
+def connect(store: Store) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory database with a view a table, each row with its artifact's `digest`, and `artifacts`."""
+    connection = duckdb.connect()
+    artifacts = store.artifacts()
+    for view, (kind, file, schema) in VIEWS.items():
+        paths = [str(a.path / file) for a in artifacts if a.kind == kind and (a.path / file).is_file()]
+        if paths:
+            quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+            connection.execute(
+                f"CREATE VIEW {view} AS SELECT * EXCLUDE (filename), split_part(filename, '/', -2) AS digest "
+                f"FROM read_parquet([{quoted}], filename=true)"
+            )
+        else:
+            empty = schema.append(pa.field("digest", pa.string())).empty_table()
+            connection.register(view, empty)
+    connection.register("artifacts", _artifact_table(artifacts))
+    return connection
+
+
+def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Run a query; return column names and rows. Raises StorageError with DuckDB's reason and the views."""
+    connection = connect(store)
+    try:
+        result = connection.execute(sql)
+        return [column[0] for column in result.description or []], result.fetchall()
+    except duckdb.Error as error:
+        views = ", ".join([*VIEWS, "artifacts"])
+        raise StorageError(f"The query failed: {error}\nViews: {views}.") from error
+
+
+def named_query(name: str) -> str:
+    """Return the text of storage/sql/NAME.sql."""
+    path = SQL / f"{name}.sql"
+    if not path.is_file():
+        names = ", ".join(sorted(found.stem for found in SQL.glob("*.sql")))
+        raise StorageError(f"There is no saved query {name!r}. There are: {names}.")
+    return path.read_text()
+
+
+def _artifact_table(artifacts: list) -> pa.Table:
+    rows = [
+        {
+            "kind": a.kind,
+            "digest": a.digest,
+            "created_at": a.manifest.created_at,
+            "wall_seconds": a.manifest.wall_seconds,
+            "manifest": a.manifest.model_dump_json(),
+        }
+        for a in artifacts
+    ]
+    text = pa.string()
+    columns = {"kind": text, "digest": text, "created_at": text, "wall_seconds": pa.float64(), "manifest": text}
+    return pa.Table.from_pylist(rows, schema=pa.schema(columns))

@@ -1,0 +1,100 @@
+"""Every table the pipeline stores, as Arrow schemas. Dialogs and facts are JSON text."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.disk import atomic_path
+from storage.errors import SourceError
+
+_TEXT, _COUNT, _SCORE, _FLAG = pa.string(), pa.int32(), pa.float32(), pa.bool_()
+
+DOCUMENTS = pa.schema(
+    {"id": _TEXT, "source": _TEXT, "text": _TEXT, "language": _TEXT, "language_score": _SCORE}
+)
+DROPPED = pa.schema(
+    {"id": _TEXT, "source": _TEXT, "reason": _TEXT, "step": _TEXT, "detail": _TEXT, "text": _TEXT}
+)
+PROMPTS = pa.schema(
+    {
+        "id": _TEXT,
+        "split": _TEXT,  # train | held_out
+        "kind": _TEXT,  # problem | definition | conversation | unsafe | borderline
+        "safety": _FLAG,
+        "risk_category": _TEXT,
+        "attack_vector": _TEXT,
+        "dialog": _TEXT,
+        "facts": _TEXT,  # what the simulated annotator knows of the right answer
+    }
+)
+DEMONSTRATIONS = pa.schema({"id": _TEXT, "kind": _TEXT, "safety": _FLAG, "quality": _TEXT, "dialog": _TEXT})
+COMPARISONS = pa.schema(
+    {
+        "id": _TEXT,
+        "prompt_id": _TEXT,
+        "batch": _TEXT,
+        "kind": _TEXT,
+        "safety": _FLAG,
+        "dialog": _TEXT,
+        "chosen": _TEXT,
+        "rejected": _TEXT,
+        "chosen_model": _TEXT,
+        "rejected_model": _TEXT,
+        "chosen_temperature": _SCORE,
+        "rejected_temperature": _SCORE,
+        "grade": _TEXT,
+        "safety_bin": _TEXT,  # "" where the prompt is not a safety prompt
+        "chosen_safe": _FLAG,
+        "rejected_safe": _FLAG,
+        "annotator": _TEXT,
+        "turns": _COUNT,
+        "held_out": _FLAG,
+    }
+)
+SAMPLES = pa.schema(
+    {
+        "prompt_id": _TEXT,
+        "sample": _COUNT,
+        "kind": _TEXT,
+        "dialog": _TEXT,
+        "temperature": _SCORE,
+        "response": _TEXT,
+        "helpfulness": _SCORE,  # sigmoid of the raw score, as safety and reward
+        "safety": _SCORE,
+        "reward": _SCORE,
+        "selected": _FLAG,
+    }
+)
+RESPONSES = pa.schema(
+    {
+        "suite": _TEXT,
+        "prompt_id": _TEXT,
+        "kind": _TEXT,
+        "prompt": _TEXT,
+        "response": _TEXT,
+        "correct": _FLAG,
+        "score": _SCORE,  # the simulated annotator's, without its noise
+        "unsafe": _FLAG,
+        "refused": _FLAG,
+    }
+)
+
+
+def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as zstd Parquet, whole or not at all. Raises DiskFull."""
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    """Read a table back as rows. Raises SourceError naming the file when it is not such a table."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SourceError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error
+    missing = set(schema.names) - set(table.column_names)
+    if missing:
+        raise SourceError(f"{path} lacks the columns {sorted(missing)}. Build it again.")
+    return table.to_pylist()

@@ -1,0 +1,103 @@
+"""The only file that speaks to MLflow: a run a pipeline, a child run a stage. No fluent global state."""
+
+import logging
+import math
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.time import get_current_time_millis
+
+BATCH = 1000
+"""MLflow's limit of metrics a call."""
+
+
+class Tracker:
+    """Writes runs of one experiment. `uri` is a database or a server; artifacts go below `artifact_root`."""
+
+    def __init__(self, uri: str, experiment: str, artifact_root: Path) -> None:
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        for name in ("alembic", "mlflow"):  # a screen of migrations at the first start helps nobody
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(experiment)
+        location = artifact_root.absolute().as_uri()
+        self.experiment_id: str = (
+            found.experiment_id if found else self._client.create_experiment(experiment, location)
+        )
+
+    def start(self, name: str, key: str, tags: Mapping[str, str], parent: str = "") -> str:
+        """Return a running run: an unfinished one of the same key and parent, continued, or a new one."""
+        filters = f"tags.`llama2.key` = '{key}' and attributes.status != 'FINISHED'"
+        if parent:
+            filters += f" and tags.`mlflow.parentRunId` = '{parent}'"
+        found = self._client.search_runs([self.experiment_id], filters, max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            self._client.update_run(run_id, status="RUNNING")
+            return run_id
+        all_tags = {"llama2.key": key, "mlflow.source.name": "llama2", **tags}
+        if parent:
+            all_tags["mlflow.parentRunId"] = parent
+        return self._client.create_run(self.experiment_id, run_name=name, tags=all_tags).info.run_id
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log nested parameters under dotted names, those not logged yet."""
+        known = self._client.get_run(run_id).data.params
+        flat = [Param(name, value) for name, value in flatten(params) if name not in known]
+        for start in range(0, len(flat), 100):
+            self._client.log_batch(run_id, params=flat[start : start + 100])
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        self.log_curve(run_id, [{"step": 0, **metrics}])
+
+    def log_curve(self, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Log rows of numbers with a "step"; what is no finite number is left out."""
+        now = get_current_time_millis()
+        metrics = [
+            Metric(metric_name(name), float(value), now, int(row["step"]))
+            for row in rows
+            for name, value in row.items()
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+        ]
+        for start in range(0, len(metrics), BATCH):
+            self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+    def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
+        self._client.log_artifact(run_id, str(path), folder or None)
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """End a run as FINISHED, FAILED or KILLED."""
+        self._client.set_terminated(run_id, status)
+
+    def runs(self) -> list[Any]:
+        """Every run of the experiment, newest first."""
+        return list(self._client.search_runs([self.experiment_id]))
+
+    def run_path(self, run_id: str) -> str:
+        """The run's page in MLflow's UI, after the address."""
+        return f"/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+
+def metric_name(name: str) -> str:
+    """Return the name with characters that MLflow refuses replaced."""
+    return re.sub(r"[^\w./ :-]", "_", name)
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested parameters as (dotted name, text) pairs, the text cut at MLflow's 6,000 characters."""
+    flat: list[tuple[str, str]] = []
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat += flatten(value, f"{prefix}{name}.")
+        else:
+            flat.append((f"{prefix}{name}", str(value)[:6000]))
+    return flat
