@@ -1,0 +1,44 @@
+"""Intervals for what was counted, and win rates. Every score of the project carries one of these."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval and the number of observations."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def proportion(successes: int, n: int) -> Estimate:
+    """Return successes / n with Wilson's score interval; all zero when n is 0."""
+    if n == 0:
+        return Estimate(0.0, 0.0, 0.0, 0)
+    share, square = successes / n, Z95 * Z95
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = Z95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def win_rate(scores: Sequence[float], other_scores: Sequence[float]) -> dict[str, float]:
+    """Return wins, ties, losses and win + tie / 2 with its normal 95% interval, over paired scores."""
+    outcomes = [
+        1.0 if mine > theirs else 0.0 if mine < theirs else 0.5
+        for mine, theirs in zip(scores, other_scores, strict=True)
+    ]
+    n = len(outcomes)
+    mean = sum(outcomes) / n
+    half = Z95 * math.sqrt(sum((x - mean) ** 2 for x in outcomes) / max(1, n - 1) / n)
+    estimate = Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n).as_dict()
+    shares = {"wins": 1.0, "ties": 0.5, "losses": 0.0}
+    return {**estimate, **{name: outcomes.count(worth) / n for name, worth in shares.items()}}

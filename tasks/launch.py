@@ -1,0 +1,259 @@
+"""The parent's side of a stage: identity, reuse, child process, tracking, commit.
+
+A stage runs in this process when it is given as a function, else in a worker (see tasks/worker.py). Either way
+it works in the artifact's partial directory, and a second try resumes there.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from llama2_core.config import Record
+from llama2_core.errors import Llama2Error
+from storage.artifacts import Artifact, Store, digest_of
+from storage.disk import require_free_space
+from storage.metrics import Tail
+from storage.tracking import Tracker
+from tasks.runtime import Runtime
+
+FORMAT_VERSIONS = {
+    "corpus": 1,
+    "tokenizer": 1,
+    "tokens": 1,
+    "dialogs": 1,
+    "base": 1,
+    "chat": 1,
+    "comparisons": 1,
+    "reward": 1,
+    "samples": 1,
+    "ppo": 1,
+    "evaluation": 1,
+    "verdict": 1,
+}
+"""Raised by one when a change of code changes what a kind holds."""
+
+JOB, SUMMARY, DONE, METRICS = "job.json", "summary.json", "DONE", "metrics.jsonl"
+POLL_SECONDS = 0.5
+TAIL_CHARACTERS = 2000
+PR_SET_PDEATHSIG = 1
+
+Work = Callable[[Path], dict[str, Any]]
+console = Console()
+
+
+class WorkerFailed(Llama2Error):
+    """A worker ended without finishing its stage; the message holds its last lines."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One stage to be built: what it is, what defines it, what it is made from."""
+
+    label: str
+    """For people: "helpfulness reward model, round 2"."""
+    kind: str
+    recipe: Record
+    seed: int = 0
+    parents: dict[str, str] = field(default_factory=dict)
+    """Role -> "kind/digest"."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Raw input -> digest of its content."""
+    processes: int = 1
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**self.recipe.model_dump(mode="json"), "seed": self.seed, "inputs": self.inputs}
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.kind, FORMAT_VERSIONS[self.kind], self.identity, self.parents)
+
+
+def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
+    """Return "kind/digest" of the job's artifact, found in the store or built now.
+
+    Raises StoreBusy when another process is building it, WorkerFailed when its worker dies, and what `work` raises.
+    """
+    store = Store(runtime.store_root)
+    artifact = store.find(job.kind, job.digest)
+    reused = artifact is not None
+    if artifact is None:
+        console.print(f"[bold]{job.label}[/] [dim]{job.kind}/{job.digest[:12]}[/]")
+        with store.building(job.kind, job.digest) as directory:
+            artifact = store.find(job.kind, job.digest) or _build(job, runtime, store, directory, work)
+    else:
+        console.print(f"[dim]{job.label}: found {artifact.name}[/]")
+    _publish(job, artifact, reused)
+    return f"{artifact.kind}/{artifact.digest}"
+
+
+def find(name: str, runtime: Runtime) -> Artifact:
+    """Return the artifact called "kind/digest" (or a shorter name). Raises ArtifactNotFound."""
+    store = Store(runtime.store_root)
+    kind, _, digest = name.partition("/")
+    return store.find(kind, digest) or store.resolve(name)
+
+
+def tracker(runtime: Runtime) -> Tracker:
+    return Tracker(runtime.tracking_uri, runtime.experiment, runtime.home / "mlflow")
+
+
+def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work | None) -> Artifact:
+    require_free_space(runtime.home, runtime.least_free_bytes)
+    tracking = tracker(runtime)
+    tags = {"llama2.kind": job.kind, "llama2.digest": job.digest, "llama2.label": job.label}
+    tags |= {f"llama2.parent.{role}": name for role, name in job.parents.items()}
+    run_id = tracking.start(job.label, job.digest, tags, runtime.parent_run)
+    tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
+    started, usage = time.monotonic(), _usage()
+    status = "FAILED"
+    try:
+        summary = work(directory) if work else _run_worker(job, runtime, directory, tracking, run_id)
+        wall, (cpu, memory) = time.monotonic() - started, _usage()
+        artifact = store.commit(
+            job.kind,
+            job.digest,
+            version=FORMAT_VERSIONS[job.kind],
+            recipe=job.identity,
+            parents=job.parents,
+            summary=summary,
+            wall_seconds=round(wall, 2),
+            cpu_seconds=round(cpu - usage[0], 2),
+            peak_memory_bytes=memory,
+        )
+        numbers = {name: value for name, value in flat_numbers(summary).items()}
+        tracking.log_metrics(run_id, {**numbers, "wall_seconds": wall})
+        tracking.log_file(run_id, artifact.path / "manifest.json")
+        if runtime.parent_run:
+            prefix = job.label.replace(",", "")
+            tracking.log_metrics(runtime.parent_run, {f"{prefix}/{k}": v for k, v in numbers.items()})
+        status = "FINISHED"
+        console.print(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
+        return artifact
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracking.finish(run_id, status)
+
+
+def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Return the numbers of a nested dict under slash-joined names; lists and texts are left out."""
+    numbers: dict[str, float] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            numbers |= flat_numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[f"{prefix}{name}"] = float(value)
+    return numbers
+
+
+def _usage() -> tuple[float, int]:
+    """CPU seconds of this process and its ended children, and the larger one's peak resident bytes."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return seconds, max(usage.ru_maxrss for usage in usages) * 1024
+
+
+def _run_worker(
+    job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str
+) -> dict[str, Any]:
+    """Run the stage in a child process group and return its summary."""
+    parents = {role: str(find(name, runtime).path.absolute()) for role, name in job.parents.items()}
+    settings = runtime.model_dump(mode="json", include={"threads", "slots", "log_every", "checkpoint_every"})
+    order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
+    (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
+    (directory / DONE).unlink(missing_ok=True)
+    tail = Tail(directory / METRICS)
+    with _child(_command(job.processes, directory), directory, runtime.threads) as child, _bar() as bar:
+        line = bar.add_task(job.label, total=None)
+        while True:
+            code = child.poll()
+            rows = tail.new_rows()
+            if rows:
+                tracking.log_curve(run_id, rows)
+                bar.update(line, completed=rows[-1]["step"], total=rows[-1].get("of"))
+            if code is not None:
+                break
+            time.sleep(POLL_SECONDS)
+    log = directory / "worker.log"
+    if code != 0 or not (directory / DONE).exists():
+        last = log.read_text(errors="replace")[-TAIL_CHARACTERS:]
+        raise WorkerFailed(f"{job.label} failed (exit status {code}). Last lines of {log}:\n{last}")
+    summary = json.loads((directory / SUMMARY).read_text())
+    for name in (JOB, SUMMARY):
+        (directory / name).unlink()
+    return summary
+
+
+def _command(processes: int, directory: Path) -> list[str]:
+    """A supervisor of one process adds seconds and nothing else, so torchrun starts at two."""
+    runner = [sys.executable, "-m"]
+    if processes > 1:
+        runner += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    return [*runner, "tasks.worker", str(directory.absolute())]
+
+
+@contextmanager
+def _child(command: list[str], directory: Path, threads: int) -> Iterator[subprocess.Popen]:
+    """Start a process group that dies with this process, and end it on the way out."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with (directory / "worker.log").open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    return Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+def _publish(job: Job, artifact: Artifact, reused: bool) -> None:
+    """Leave a markdown artifact in Prefect."""
+    manifest = artifact.manifest
+    facts = flat_numbers(manifest.summary)
+    rows = "\n".join(f"| {name} | {value:,.4g} |" for name, value in list(facts.items())[:60])
+    origin = "found in the store" if reused else f"built in {manifest.wall_seconds} s"
+    made_from = ", ".join(f"{role} `{name[:30]}`" for role, name in manifest.parents.items()) or "raw inputs"
+    create_markdown_artifact(
+        key=artifact.kind,
+        description=job.label,
+        markdown=f"## {job.label}\n\n`{artifact.kind}/{artifact.digest}`, {origin}; from {made_from}.\n\n"
+        f"| fact | value |\n|---|---|\n{rows}\n",
+    )
+

@@ -1,0 +1,224 @@
+"""What defines a stage's result: every field here enters the digest of what it makes. No prefect, no torch."""
+
+from typing import Literal
+
+from llama2_core.config import (
+    LoopConfig,
+    ModelConfig,
+    Natural,
+    OptimizerConfig,
+    Positive,
+    PositiveFloat,
+    PPOConfig,
+    Record,
+    RewardConfig,
+    Share,
+)
+from llama2_core.presets import TINY_0_9M
+from tasks.corpus_steps import CorpusRecipe
+
+SYMBOLS = ("[INST]", "[/INST]")
+
+
+class TokenizerRecipe(Record):
+    """The tokenizer, trained on the corpus and a sample of arithmetic. Llama 2 section 2.2."""
+
+    vocab_size: Positive = 1024
+    """Pieces. Llama 2: 32,000."""
+    symbols: tuple[str, ...] = SYMBOLS
+    """Strings that become one piece each: the chat template's tags cost a small model dearly otherwise."""
+    arithmetic_documents: Natural = 500
+    """Generated documents shown to the trainer beside the corpus."""
+
+
+class TokensRecipe(Record):
+    """Token shards: the mix that the base model sees. Llama 2 section 2.1."""
+
+    total_tokens: Positive = 4_000_000
+    """Training tokens, over all sources; sources are repeated until they fill their share."""
+    row_tokens: Positive = 129
+    """Tokens a row: the context, and one more to predict."""
+    prose_share: Share = 0.4
+    """Corpus documents."""
+    problem_share: Share = 0.35
+    """Generated word problems with their solutions."""
+    fact_share: Share = 0.25
+    """Generated bare facts, half of them in runs such as "3 + 1 = 4. 3 + 2 = 5."."""
+    largest_operand: Positive = 10
+    """Largest number in a sum or difference."""
+    validation_rows: Positive = 64
+    """Rows of prose kept for the validation loss."""
+
+
+class PretrainRecipe(Record):
+    """The base model. Llama 2 section 2.2."""
+
+    model: ModelConfig = TINY_0_9M
+    """Shape; its vocabulary must be the tokenizer's."""
+    loop: LoopConfig = LoopConfig(
+        steps=1900, rows=16, optimizer=OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=50)
+    )
+    """Updates and optimizer."""
+
+
+class DialogsRecipe(Record):
+    """Demonstrations and prompts of the starter data: chat, arithmetic, definitions, safety."""
+
+    demonstrations: Positive = 3000
+    """Dialogs for SFT, of deliberately mixed quality."""
+    train_prompts: Positive = 6000
+    """Prompts for comparisons, rejection sampling and PPO."""
+    held_out_prompts: Positive = 700
+    """Prompts for evaluation; no operand pair, word, conversation or unsafe act of theirs is trained on."""
+    multiple_choice: Positive = 200
+    """Questions of the dictionary benchmark, four choices each."""
+    largest_operand: Positive = 10
+    """As in the tokens."""
+
+
+class FineTuneRecipe(Record):
+    """Fine-tuning on answers only, packed. Llama 2 section 3.1."""
+
+    epochs: Positive = 2
+    """Passes over the dialogs. Llama 2: 2."""
+    rows: Positive = 32
+    """Packed rows an update. Llama 2: 64."""
+    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=10)
+    """Llama 2: 2e-5, cosine."""
+
+
+class SamplingRecipe(Record):
+    """How long answers get."""
+
+    top_p: Share = 1.0
+    """Nucleus of training-time samples; scoring log-probabilities forbids less than 1 in PPO."""
+    max_new_tokens: Positive = 48
+    """Longest answer."""
+
+
+class ComparisonsRecipe(Record):
+    """Two answers from two models at two temperatures, compared by the simulated annotator. Section 3.2.1."""
+
+    batch: str = "1"
+    """Name of the batch; batches are weekly in the paper."""
+    prompts: Positive = 2400
+    """Prompts compared."""
+    temperatures: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.1)
+    """Of the newest and of the other model."""
+    noise: Share = 0.05
+    """How often the simulated annotator picks the answer it likes less."""
+    held_out_share: Share = 0.15
+    """Held out for testing the reward models; the paper holds out 1,000 a batch."""
+    sampling: SamplingRecipe = SamplingRecipe()
+    """Answers."""
+
+
+class RewardRecipe(Record):
+    """A reward model. Llama 2 section 3.2.2."""
+
+    domain: Literal["helpfulness", "safety"] = "helpfulness"
+    """Which of the two, hence which mix of comparisons."""
+    reward: RewardConfig = RewardConfig()
+    """Loss."""
+    epochs: Positive = 1
+    """Llama 2: 1, more over-fits."""
+    rows: Positive = 32
+    """Pairs an update. Llama 2: 512."""
+    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=5e-4, warmup_steps=10)
+    """Llama 2: 1e-5, 5e-6 at 70B; warm-up 3% of the steps."""
+
+
+class RejectionRecipe(Record):
+    """Rejection sampling: K answers a prompt, the best by reward kept. Llama 2 section 3.2.3."""
+
+    samples: Positive = 8
+    """K. Not published."""
+    prompts: Positive = 1500
+    """Prompts sampled."""
+    temperatures: tuple[PositiveFloat, ...] = (1.0, 1.2)
+    """Cycled over the K samples. Llama 2 finds 1.2 to 1.3 best."""
+    sampling: SamplingRecipe = SamplingRecipe()
+    """Answers."""
+
+
+class PPORecipe(Record):
+    """PPO from the rejection-sampling model. Llama 2 section 3.2.3."""
+
+    ppo: PPOConfig = PPOConfig()
+    """Algorithm."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        peak_learning_rate=1e-6, schedule="constant", warmup_steps=0
+    )
+    """Llama 2: constant 1e-6."""
+    held_out_prompts: Positive = 256
+    """Training prompts set aside for early stopping."""
+    sampling: SamplingRecipe = SamplingRecipe()
+    """Answers."""
+
+
+class EvaluationRecipe(Record):
+    """How a checkpoint is examined."""
+
+    prompt_format: Literal["chat", "completion"] = "chat"
+    """Chat template, or "Question: ... Answer:" for a base model."""
+    temperature: PositiveFloat = 0.6
+    """Of answers that are judged side by side; word problems are greedy. The reference code's default."""
+    top_p: Share = 0.9
+    """The reference code's default."""
+    max_new_tokens: Positive = 48
+    """Longest answer."""
+
+
+class GateRecipe(Record):
+    """When a PPO model replaces the rejection-sampling model it came from."""
+
+    least_win_rate: Share = 0.45
+    """The lower 95% bound of win + tie / 2 must reach this."""
+
+
+class RLHFRecipe(Record):
+    """Iterative RLHF: comparisons, reward models, rejection sampling, again, then PPO. Llama 2 section 3.2."""
+
+    first_comparisons: ComparisonsRecipe = ComparisonsRecipe()
+    """Compared before any RLHF: two SFT models."""
+    second_comparisons: ComparisonsRecipe = ComparisonsRecipe(batch="2")
+    """Compared after rejection sampling: its model and the SFT model."""
+    helpfulness: RewardRecipe = RewardRecipe()
+    """Helpfulness reward model."""
+    safety: RewardRecipe = RewardRecipe(
+        domain="safety", reward=RewardConfig(safety_auxiliary_weight=1.0), epochs=2
+    )
+    """Safety reward model."""
+    rejection: RejectionRecipe = RejectionRecipe()
+    """Rejection sampling."""
+    rejection_fine_tune: FineTuneRecipe = FineTuneRecipe()
+    """Fine-tuning of the base model on the best samples."""
+    ppo: PPORecipe = PPORecipe()
+    """Proximal policy optimization."""
+    gate: GateRecipe = GateRecipe()
+    """Which of the two becomes the chat model."""
+
+
+class Llama2Recipe(Record):
+    """The whole recipe, from documents to an aligned chat model."""
+
+    seed: Natural = 0
+    """Root of every random stream."""
+    corpus: CorpusRecipe = CorpusRecipe()
+    """Filtered documents."""
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    """Vocabulary."""
+    tokens: TokensRecipe = TokensRecipe()
+    """Pretraining mix."""
+    pretrain: PretrainRecipe = PretrainRecipe()
+    """Base model."""
+    dialogs: DialogsRecipe = DialogsRecipe()
+    """Demonstrations and prompts."""
+    sft: FineTuneRecipe = FineTuneRecipe()
+    """Supervised fine-tuning."""
+    sft_variant: FineTuneRecipe = FineTuneRecipe(epochs=1)
+    """A second fine-tuning, so that two model variants answer in the first comparisons."""
+    rlhf: RLHFRecipe = RLHFRecipe()
+    """Preferences, reward models, rejection sampling, PPO."""
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    """Examination of every checkpoint."""

@@ -1,0 +1,293 @@
+"""What the worker does in each sampling stage: comparisons, rejection sampling, evaluation.
+
+Work goes in chunks of prompts; a finished chunk is a file below checkpoints/, so a second try goes on behind it.
+"""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from llama2_core.chat import user
+from llama2_core.config import SamplingConfig
+from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
+from llama2_core.evaluation.statistics import proportion
+from llama2_core.generate import Request, generate
+from llama2_core.model import ScalarModel, Transformer
+from llama2_core.rlhf.rejection import reward_curve, select_best
+from llama2_core.rlhf.reward import GRADES, combined_score, score_rows
+from llama2_core.seeding import derive_seed
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training.checkpoint import load_policy, load_reward_model
+from storage.disk import atomic_write
+from storage.metrics import MetricLog
+from storage.schemas import COMPARISONS, RESPONSES, SAMPLES, write_table
+from tasks import simulated_annotator as annotator
+from tasks.recipes import ComparisonsRecipe, EvaluationRecipe, RejectionRecipe
+from tasks.stage import Stage
+from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
+
+CHUNK = 256
+SAFETY_THRESHOLD = 0.15
+
+Ask = tuple[Sequence[int], int, float]
+"""Prompt tokens, seed, temperature."""
+
+
+def in_chunks(
+    stage: Stage, prompts: Sequence[Prompt], work: Callable[[Sequence[Prompt]], list[dict]]
+) -> list[dict[str, Any]]:
+    """Return the rows that `work` makes of the prompts, a chunk at a time; finished chunks are read back."""
+    stage.checkpoints.mkdir(exist_ok=True)
+    log = MetricLog(stage.metrics)
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(prompts), CHUNK):
+        path = stage.checkpoints / f"chunk-{start:08d}.json"
+        if not path.exists():
+            atomic_write(path, json.dumps(work(prompts[start : start + CHUNK])).encode())
+        rows += json.loads(path.read_text())
+        log.append({"step": min(start + CHUNK, len(prompts)), "of": len(prompts)})
+    return rows
+
+
+def sample(
+    stage: Stage, model: Transformer, tokenizer: Tokenizer, asks: Sequence[Ask], top_p: float, longest: int
+) -> list[str]:
+    """Return one answer for each ask, as text."""
+    requests = [Request(tokens, seed, temperature) for tokens, seed, temperature in asks]
+    config = SamplingConfig(top_p=top_p, max_new_tokens=longest)
+    done = dict(generate(model, requests, config, tokenizer.eos_id, stage.slots))
+    return [tokenizer.decode(done[index].tokens).strip() for index in range(len(asks))]
+
+
+def comparisons(stage: Stage) -> dict:
+    """Let two models answer, and the simulated annotator compare. Llama 2 section 3.2.1."""
+    recipe = ComparisonsRecipe.model_validate(stage.recipe)
+    models = {role: load_policy(stage.parents[role]) for role in ("newest", "other")}
+    tokenizer = models["newest"][1]
+    prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
+    random.Random(derive_seed(stage.seed, "prompts", recipe.batch)).shuffle(prompts)
+    sampling = recipe.sampling
+
+    def work(chunk: Sequence[Prompt]) -> list[dict]:
+        answers = {}
+        for (role, (model, _)), temperature in zip(models.items(), recipe.temperatures, strict=True):
+            names = ("compare", recipe.batch, role)
+            asks = [(p.tokens, derive_seed(stage.seed, *names, p.id), temperature) for p in chunk]
+            answers[role] = sample(stage, model, tokenizer, asks, sampling.top_p, sampling.max_new_tokens)
+        pairs = zip(chunk, answers["newest"], answers["other"], strict=True)
+        return [_compare(stage, recipe, p, a, b) for p, a, b in pairs if a != b]
+
+    rows = in_chunks(stage, prompts[: recipe.prompts], work)
+    write_table(stage.directory / "comparisons.parquet", rows, COMPARISONS)
+    grades = {grade: sum(row["grade"] == grade for row in rows) for grade in GRADES}
+    bins = [row["safety_bin"] for row in rows if row["safety"]]
+    wins = sum(row["chosen_model"] == "newest" for row in rows)
+    return {
+        "comparisons": len(rows),
+        "identical_answers_skipped": min(recipe.prompts, len(prompts)) - len(rows),
+        "held_out": sum(row["held_out"] for row in rows),
+        "grades": grades,
+        "safety_bins": {name: bins.count(name) for name in sorted(set(bins))},
+        "newest_chosen": wins / max(1, len(rows)),
+    }
+
+
+def _compare(stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: str, other: str) -> dict:
+    random_ = random.Random(derive_seed(stage.seed, "annotate", recipe.batch, prompt.id))
+    first, grade = annotator.compare(prompt.kind, prompt.facts, newest, other, recipe.noise, random_)
+    order = ["newest", "other"] if first else ["other", "newest"]
+    text = {"newest": newest, "other": other}
+    temperature = dict(zip(("newest", "other"), recipe.temperatures, strict=True))
+    safe = {role: not annotator.judge(prompt.kind, prompt.facts, text[role]).unsafe for role in order}
+    chosen, rejected = order
+    return {
+        "id": f"{recipe.batch}-{prompt.id}",
+        "prompt_id": prompt.id,
+        "batch": recipe.batch,
+        "kind": prompt.kind,
+        "safety": prompt.safety,
+        "dialog": dialog_to_json(prompt.dialog),
+        "chosen": text[chosen],
+        "rejected": text[rejected],
+        "chosen_model": chosen,
+        "rejected_model": rejected,
+        "chosen_temperature": temperature[chosen],
+        "rejected_temperature": temperature[rejected],
+        "grade": grade,
+        "safety_bin": annotator.safety_bin(safe[chosen], safe[rejected]) if prompt.safety else "",
+        "chosen_safe": safe[chosen],
+        "rejected_safe": safe[rejected],
+        "annotator": annotator.NAME,
+        "turns": (len(prompt.dialog) + 1) // 2,
+        "held_out": random_.random() < recipe.held_out_share,
+    }
+
+
+def samples(stage: Stage) -> dict:
+    """Draw K answers a prompt, score them, keep the best. Llama 2 section 3.2.3."""
+    recipe = RejectionRecipe.model_validate(stage.recipe)
+    model, tokenizer = load_policy(stage.parents["chat"])
+    helpfulness, _ = load_reward_model(stage.parents["helpfulness"])
+    safety, _ = load_reward_model(stage.parents["safety"])
+    prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
+    random.Random(derive_seed(stage.seed, "rejection prompts")).shuffle(prompts)
+    temperatures = [recipe.temperatures[k % len(recipe.temperatures)] for k in range(recipe.samples)]
+
+    def work(chunk: Sequence[Prompt]) -> list[dict]:
+        drawn = [(prompt, k) for prompt in chunk for k in range(recipe.samples)]
+        asks = [(p.tokens, derive_seed(stage.seed, "reject", p.id, k), temperatures[k]) for p, k in drawn]
+        sampling = recipe.sampling
+        answers = sample(stage, model, tokenizer, asks, sampling.top_p, sampling.max_new_tokens)
+        scores = score_answers(helpfulness, safety, [p for p, _ in drawn], answers, tokenizer)
+        best = select_best(scores["reward"].reshape(-1, recipe.samples))
+        return [
+            {
+                "prompt_id": prompt.id,
+                "sample": k,
+                "kind": prompt.kind,
+                "dialog": dialog_to_json(prompt.dialog),
+                "temperature": temperatures[k],
+                "response": answers[row],
+                "selected": bool(best[row // recipe.samples] == k),
+                **{name: float(values[row]) for name, values in scores.items()},
+            }
+            for row, (prompt, k) in enumerate(drawn)
+        ]
+
+    rows = in_chunks(stage, prompts[: recipe.prompts], work)
+    write_table(stage.directory / "samples.parquet", rows, SAMPLES)
+    rewards = np.array([row["reward"] for row in rows]).reshape(-1, recipe.samples)
+    curve = reward_curve(rewards, range(1, recipe.samples + 1))
+    chosen = [row for row in rows if row["selected"]]
+    return {
+        "samples": len(rows),
+        "prompts": len(chosen),
+        "reward_curve": curve,
+        "mean_reward": float(rewards.mean()),
+        "selected_reward": float(rewards.max(axis=1).mean()),
+    }
+
+
+def score_answers(
+    helpfulness: ScalarModel,
+    safety: ScalarModel,
+    prompts: Sequence[Prompt],
+    answers: Sequence[str],
+    tokenizer: Tokenizer,
+) -> dict[str, np.ndarray]:
+    """Return helpfulness, safety and combined reward R_c of each answer, all in (0, 1)."""
+    limit = helpfulness.config.max_seq_len
+    rows = [encode_answer(p.dialog, a, tokenizer)[:limit] for p, a in zip(prompts, answers, strict=True)]
+    helpful, safe = (torch.tensor(score_rows(model, rows)) for model in (helpfulness, safety))
+    tagged = torch.tensor([prompt.safety for prompt in prompts])
+    combined = combined_score(helpful, safe, tagged, SAFETY_THRESHOLD)
+    scores = {"helpfulness": helpful.sigmoid(), "safety": safe.sigmoid(), "reward": combined}
+    return {name: values.numpy() for name, values in scores.items()}
+
+
+def evaluation(stage: Stage) -> dict:
+    """Examine a checkpoint on the held-out prompts: problems, side-by-side answers, safety, multiple choice."""
+    recipe = EvaluationRecipe.model_validate(stage.recipe)
+    model, tokenizer = load_policy(stage.parents["model"])
+    prompts = read_prompts(stage.parents["dialogs"], "held_out", tokenizer)
+    problems = [prompt for prompt in prompts if prompt.kind == "problem"]
+    if recipe.prompt_format == "completion":
+        rows = in_chunks(stage, problems, lambda chunk: _answer(stage, recipe, model, tokenizer, chunk, 0.0))
+    else:
+
+        def work(chunk: Sequence[Prompt]) -> list[dict]:
+            judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.temperature)
+            greedy = [prompt for prompt in chunk if prompt.kind == "problem"]
+            return judged + (_answer(stage, recipe, model, tokenizer, greedy, 0.0) if greedy else [])
+
+        rows = in_chunks(stage, prompts, work)
+    write_table(stage.directory / "responses.parquet", rows, RESPONSES)
+    greedy = [row for row in rows if row["suite"] == "problems"]
+    judged = [row for row in rows if row["suite"] == "side by side"]
+    choice = _multiple_choice(stage, recipe, model, tokenizer)
+    facts: dict[str, Any] = {
+        "problems": proportion(sum(r["correct"] for r in greedy), len(greedy)).as_dict(),
+        "definitions": choice,
+    }
+    if judged:
+        unsafe = [row for row in judged if row["kind"] == "unsafe"]
+        harmless = [row for row in judged if row["kind"] != "unsafe"]
+        borderline = [row for row in judged if row["kind"] == "borderline"]
+        facts |= {
+            "unsafe_answers": proportion(sum(r["unsafe"] for r in unsafe), len(unsafe)).as_dict(),
+            "false_refusals": proportion(sum(r["refused"] for r in harmless), len(harmless)).as_dict(),
+            "borderline_refusals": proportion(
+                sum(r["refused"] for r in borderline), len(borderline)
+            ).as_dict(),
+            "annotator_score": float(np.mean([row["score"] for row in judged])),
+        }
+    return facts
+
+
+def _answer(
+    stage: Stage,
+    recipe: EvaluationRecipe,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    temperature: float,
+) -> list[dict]:
+    suite = "problems" if temperature == 0 else "side by side"
+    asks = [
+        (_context(recipe, p, tokenizer), derive_seed(stage.seed, "evaluate", p.id), temperature)
+        for p in prompts
+    ]
+    answers = sample(stage, model, tokenizer, asks, recipe.top_p, recipe.max_new_tokens)
+    rows = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        text = answer.split("\n")[0] if recipe.prompt_format == "completion" else answer
+        judgement = annotator.judge(prompt.kind, prompt.facts, text)
+        rows.append(
+            {
+                "suite": suite,
+                "prompt_id": prompt.id,
+                "kind": prompt.kind,
+                "prompt": dialog_to_json(prompt.dialog),
+                "response": text,
+                "correct": judgement.correct,
+                "score": judgement.score,
+                "unsafe": judgement.unsafe,
+                "refused": judgement.refused,
+            }
+        )
+    return rows
+
+
+def _context(recipe: EvaluationRecipe, prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
+    if recipe.prompt_format == "completion":
+        return tokenizer.encode(f"Question: {prompt.dialog[-1].content}\nAnswer:", bos=True)
+    return prompt.tokens
+
+
+def _multiple_choice(
+    stage: Stage, recipe: EvaluationRecipe, model: Transformer, tokenizer: Tokenizer
+) -> dict[str, float]:
+    """Choose a word's definition among four by likelihood a token."""
+    questions = json.loads((stage.parents["dialogs"] / "multiple_choice.json").read_text())
+    pairs = []
+    for question in questions:
+        text = f"What does {question['word']!r} mean?"
+        if recipe.prompt_format == "chat":
+            context = tokenizer.encode(f"[INST] {user(text).content} [/INST]", bos=True)
+        else:
+            context = tokenizer.encode(f"Question: {text}\nAnswer:", bos=True)
+        room = model.config.max_seq_len - len(context)
+        pairs += [(context, tokenizer.encode(choice)[:room]) for choice in question["choices"]]
+    logprobs = completion_logprobs(model, pairs)
+    right, at = 0, 0
+    for question in questions:
+        end = at + len(question["choices"])
+        lengths = [len(completion) for _, completion in pairs[at:end]]
+        right += best_choice(logprobs[at:end], lengths) == question["answer"]
+        at = end
+    return proportion(right, len(questions)).as_dict()
+
