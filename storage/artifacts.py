@@ -206,7 +206,7 @@ class Store:
         return sorted(found, key=lambda artifact: (artifact.manifest.created_at, artifact.name))
 
     def resolve(self, text: str) -> Artifact:
-        """The artifact meant by "kind" (its newest), "kind/prefix" or a digest prefix, or ArtifactNotFound."""
+        """The artifact meant by "kind" (its newest), "kind/prefix" or "prefix". Raises ArtifactNotFound."""
         everything = self.artifacts()
         newest = [artifact for artifact in everything if artifact.kind == text]
         if newest:

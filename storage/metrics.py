@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from storage.disk import atomic_write, naming_full_disk
+
 Row = dict[str, Any]
 
 
@@ -12,12 +14,15 @@ class MetricLog:
 
     def __init__(self, path: Path, resumed_step: int = 0) -> None:
         kept = [row for row in read_metrics(path) if row["step"] <= resumed_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept).encode())
+        self._path = path
         self._file = path.open("a")
 
     def append(self, row: Row) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        """Write one row through to the file. Raises DiskFull."""
+        with naming_full_disk(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -24,7 +24,7 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory database with a view a table, each row with its artifact's `digest`, and `artifacts`."""
+    """Open an in-memory database: a view a table, each row with its artifact's `digest`, and `artifacts`."""
     connection = duckdb.connect()
     artifacts = store.artifacts()
     for view, (kind, file, schema) in VIEWS.items():
@@ -73,6 +73,6 @@ def _artifact_table(artifacts: list) -> pa.Table:
         }
         for a in artifacts
     ]
-    text = pa.string()
-    columns = {"kind": text, "digest": text, "created_at": text, "wall_seconds": pa.float64(), "manifest": text}
+    columns = dict.fromkeys(("kind", "digest", "created_at", "wall_seconds", "manifest"), pa.string())
+    columns["wall_seconds"] = pa.float64()
     return pa.Table.from_pylist(rows, schema=pa.schema(columns))

@@ -40,7 +40,7 @@ class TokenShards:
         paths = sorted(directory.glob(f"{name}-*.parquet"))
         if not paths:
             raise SourceError(f"{directory} holds no {name}-*.parquet shards. Run the tokens stage.")
-        self._files = [pq.ParquetFile(path, memory_map=True) for path in paths]
+        self._files = [_open(path) for path in paths]
         groups = [
             (file, group, file.metadata.row_group(group).num_rows)
             for file in self._files
@@ -66,3 +66,11 @@ class TokenShards:
         file, group = self._groups[index]
         column = file.read_row_group(group).column(0).combine_chunks()
         return column.flatten().to_numpy().reshape(len(column), -1)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    """Open a shard. Raises SourceError naming it when it is not Parquet."""
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SourceError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error

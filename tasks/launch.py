@@ -70,13 +70,13 @@ class Job:
     seed: int = 0
     parents: dict[str, str] = field(default_factory=dict)
     """Role -> "kind/digest"."""
-    inputs: dict[str, str] = field(default_factory=dict)
-    """Raw input -> digest of its content."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """Recipe fields that name raw input by place -> the same by content."""
     processes: int = 1
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {**self.recipe.model_dump(mode="json"), "seed": self.seed, "inputs": self.inputs}
+        return {**self.recipe.model_dump(mode="json"), "seed": self.seed, **self.inputs}
 
     @property
     def digest(self) -> str:

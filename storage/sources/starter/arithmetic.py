@@ -11,8 +11,36 @@ from typing import Literal
 Operation = Literal["+", "-"]
 Split = Literal["train", "held_out"]
 
-NAMES = ("Ann", "Ben", "Cara", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ivy", "Jack", "Kim", "Leo", "Mia", "Noah")
-THINGS = ("apples", "books", "cards", "coins", "cups", "eggs", "hats", "keys", "pens", "shells", "stones", "toys")
+NAMES = (
+    "Ann",
+    "Ben",
+    "Cara",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gina",
+    "Hugo",
+    "Ivy",
+    "Jack",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Noah",
+)
+THINGS = (
+    "apples",
+    "books",
+    "cards",
+    "coins",
+    "cups",
+    "eggs",
+    "hats",
+    "keys",
+    "pens",
+    "shells",
+    "stones",
+    "toys",
+)
 
 ADDITIONS = (
     "{name} has {a} {things} and gets {b} more. How many {things} does {name} have now?",
@@ -75,4 +103,40 @@ def problem(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> 
 def fact(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
     """Draw a bare fact, "3 + 4 = 7."."""
     a, operation, b = random_.choice(pairs)
+    return state(a, operation, b)
+
+
+def state(a: int, operation: Operation, b: int) -> str:
     return f"{a} {operation} {b} = {a + b if operation == '+' else a - b}."
+
+
+def run_of_facts(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
+    """Draw neighbouring facts, "3 + 1 = 4. 3 + 2 = 5.", leaving out those that are not among the pairs.
+
+    They teach the number line; without them a small model learns the pairs by heart and fails on new ones.
+    """
+    allowed = set(pairs)
+    a, operation, b = random_.choice(pairs)
+    steps = ((1, 0), (0, 1), (1, -1), (1, 1)) if operation == "+" else ((1, 0), (0, 1), (1, 1))
+    step_a, step_b = random_.choice(steps)
+    run = []
+    for _ in range(random_.randrange(4, 9)):
+        if (a, operation, b) in allowed:
+            run.append(state(a, operation, b))
+        a, b = a + step_a, b + step_b
+    return " ".join(run)
+
+
+def fact_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
+    """Draw a document of facts, single ones and runs in equal parts."""
+    parts = [
+        run_of_facts(random_, pairs) if random_.random() < 0.5 else " ".join(fact(random_, pairs) for _ in range(5))
+        for _ in range(4)
+    ]
+    return " ".join(parts)
+
+
+def problem_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
+    """Draw a document of four word problems with their solutions."""
+    problems = [problem(random_, pairs) for _ in range(4)]
+    return "\n\n".join(f"Question: {p.question}\nAnswer: {p.solution}" for p in problems)

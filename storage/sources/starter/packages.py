@@ -1,4 +1,4 @@
-"""Finding the starter data: files that ordinary pip packages carry, checked by SHA-256. Nothing is downloaded."""
+"""Where the starter data is: files that ordinary pip packages carry, checked by SHA-256, never downloaded."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from storage.errors import MissingPackage, SourceError
 
 
 def package_files(package: str, relative_paths: Sequence[str], sha256: str) -> list[Path]:
-    """Return the installed files, once the SHA-256 of their contents, joined in this order, is the expected one.
+    """Return the installed files, if the SHA-256 of their contents joined in this order is the expected one.
 
     Raises MissingPackage when the package is not installed, SourceError when a file is absent or differs.
     """

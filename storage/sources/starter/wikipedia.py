@@ -1,7 +1,7 @@
 """Wikipedia articles in English and Bulgarian, from the dumps that gensim carries for its own tests.
 
-The text is CC BY-SA, as all of Wikipedia's. gensim strips the markup; here is only what it leaves undone: templates
-that stand for words, formulas, tables, pictures, and the sections that hold no prose.
+The text is CC BY-SA, as all of Wikipedia's. gensim strips the markup; here is only what it leaves undone:
+templates that stand for words, formulas, tables, pictures, and the sections that hold no prose.
 """
 
 import bz2
@@ -25,17 +25,18 @@ DUMPS = {
 
 REDIRECT = re.compile(r"\s*#\s*(redirect|виж|пренасочване)", re.IGNORECASE)
 
-WORDLESS_SECTIONS = frozenset(
-    "references|notes|footnotes|citations|sources|bibliography|works cited|further reading|external links|see also"
-    "|gallery|notes and references|references and notes|general references|primary sources|secondary sources"
-    "|източници|бележки|външни препратки|вижте също|литература".split("|")
+WORDLESS_SECTION = re.compile(
+    "references|notes|footnotes|citations|sources|bibliography|works cited|further reading|external links"
+    "|see also|gallery|notes and references|references and notes|general references|primary sources"
+    "|secondary sources|източници|бележки|външни препратки|вижте също|литература",
+    re.IGNORECASE,
 )
 """Headings of sections that hold links and citations; their subsections go with them."""
 
-TRANSPARENT_TEMPLATES = frozenset(
-    "lang|transl|rtl-lang|nowrap|nobr|small|smaller|big|linktext|flag|sc|angbr|ipa|quote|blockquote|script|music".split("|")
+DECORATION = re.compile(
+    r"angbr|big|blockquote|flag|ipa|lang|lang-[\w-]+|linktext|nobr|nowrap|quote|rtl-lang|sc|small|smaller|transl"
 )
-"""Templates that only decorate: the reader sees their last argument."""
+"""Templates of which the reader sees the last argument, adorned."""
 
 
 def articles(language: Literal["en", "bg"]) -> Iterator[tuple[str, str, str]]:
@@ -49,14 +50,14 @@ def articles(language: Literal["en", "bg"]) -> Iterator[tuple[str, str, str]]:
 
 
 def plain_text(wikitext: str) -> str:
-    """Return the prose: paragraphs and headings apart by an empty line, list items on lines that begin with "- ".
+    """Return the prose: an empty line before paragraphs and headings, "- " before list items.
 
     Formulas stay as TeX between dollar signs; pictures, tables, footnotes and reference sections go.
     """
     filter_wiki = package_module("gensim", "gensim.corpora.wikicorpus").filter_wiki
     for pattern in (_COMMENT, _FOOTNOTE, _NOT_PROSE):
         wikitext = pattern.sub("", wikitext)
-    wikitext = _FORMULA.sub(lambda formula: f"${formula[1].strip().translate(_HIDE)}$", wikitext)
+    wikitext = _FORMULA.sub(lambda formula: f"${' '.join(formula[1].split()).translate(_HIDE)}$", wikitext)
     wikitext = _SUPERSCRIPT.sub(r"^\1", _LINE_BREAK.sub(" ", wikitext))
     for pattern, replacement in ((_TEMPLATE, _visible_words), (_TABLE, ""), (_PICTURE, "")):
         wikitext = _replace_from_within(pattern, replacement, wikitext)
@@ -74,7 +75,9 @@ _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _SUPERSCRIPT = re.compile(r"<sup>([^<>]*)</sup>", re.IGNORECASE)
 _TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}")
 _TABLE = re.compile(r"^[ :]*\{\|(?:(?!^[ :]*\{\|).)*?^ *\|\}", re.DOTALL | re.MULTILINE)
-_PICTURE = re.compile(r"\[\[ *(?:File|Image|Файл|Картинка):(?:[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\])*\]\]", re.IGNORECASE)
+_PICTURE = re.compile(
+    r"\[\[ *(?:File|Image|Файл|Картинка):(?:[^\[\]]|\[\[[^\[\]]*\]\]|\[[^\[\]]*\])*\]\]", re.IGNORECASE
+)
 
 _MARKUP = "{}[]<>|'&!="
 _HIDDEN = "".join(chr(0xE000 + place) for place in range(len(_MARKUP)))
@@ -85,12 +88,12 @@ _ARGUMENT_BAR = re.compile(r"\|(?![^\[]*\]\])")
 _NAMED_ARGUMENT = re.compile(r"\s*[\w -]+=")
 
 _TIDYING = (
-    (re.compile(r"'{2,}"), ""),
+    (re.compile(r"'{2,}|__[A-Z]+__"), ""),
     (re.compile(r"[ \t\xa0]+"), " "),
     (re.compile(r"\( ?(?:[;,:] ?)+"), "("),
     (re.compile(r"(?: ?[;,:])+ ?\)"), ")"),
     (re.compile(r" ?\( ?\)"), ""),
-    (re.compile(r"(?<=\w) ([,.;:])(?= |$)", re.MULTILINE), r"\1"),
+    (re.compile(r"(?<=\w) ([,.;:)])(?= |$)", re.MULTILINE), r"\1"),
 )
 _HEADING = re.compile(r"(={2,6}) *(.*?) *=+ *$")
 _LIST_ITEM = re.compile(r"[*#]+[:*# ]*")
@@ -109,21 +112,23 @@ def _visible_words(template: re.Match) -> str:
     name = name.strip().lower()
     arguments = [argument.strip() for argument in arguments if not _NAMED_ARGUMENT.match(argument)]
     match name, arguments:
-        case ("convert" | "cvt"), [number, "to" | "-" | "–" | "and" | "by" | "x" as joint, other, unit, *_]:
+        case (("convert" | "cvt"), [number, "to" | "-" | "–" | "and" | "by" | "x" as joint, other, unit, *_]):
             return f"{number} {joint} {other} {unit}"
-        case ("convert" | "cvt"), [number, unit, *_]:
+        case (("convert" | "cvt"), [number, unit, *_]):
             return f"{number} {unit}"
         case "as of", [date, *_]:
             return f"as of {date}"
-        case "nihongo", [words, *_]:
+        case "chem", formula:
+            return "".join(formula)
+        case (("nihongo" | "val"), [words, *_]):
             return words
-        case _, [*_, words] if name in TRANSPARENT_TEMPLATES or name.startswith("lang-"):
+        case _, [*_, words] if DECORATION.fullmatch(name):
             return words
     return ""
 
 
 def _blocks(lines: list[str]) -> Iterator[str]:
-    """Yield each line that holds words, led by what parts it from the line before; headings wait for a body."""
+    """Yield each line that holds words, led by its line breaks; a heading waits for words beneath it."""
     headings: list[tuple[int, str]] = []
     wordless_below = 0
     for line in lines:
@@ -131,7 +136,7 @@ def _blocks(lines: list[str]) -> Iterator[str]:
             level, title = len(heading[1]), heading[2]
             if wordless_below and level > wordless_below:
                 continue
-            wordless_below = level if title.lower() in WORDLESS_SECTIONS else 0
+            wordless_below = level if WORDLESS_SECTION.fullmatch(title) else 0
             headings = [(above, name) for above, name in headings if above < level] + [(level, title)]
         elif not wordless_below and any(map(str.isalpha, line)):
             yield from (f"\n\n{title}" for _, title in headings)

@@ -1,0 +1,36 @@
+"""From raw documents to token shards. Llama 2 section 2.1."""
+
+from prefect import flow
+
+from tasks.corpus import corpus as corpus_task
+from tasks.corpus_steps import CorpusRecipe
+from tasks.recipes import TokenizerRecipe, TokensRecipe
+from tasks.runtime import Runtime
+from tasks.tokenizer import tokenizer as tokenizer_task
+from tasks.tokens import tokens as tokens_task
+
+
+@flow(name="corpus", validate_parameters=True)
+def corpus(recipe: CorpusRecipe = CorpusRecipe(), runtime: Runtime = Runtime()) -> str:
+    """Filter and deduplicate documents."""
+    return corpus_task(recipe, runtime)
+
+
+@flow(name="tokenizer")
+def tokenizer(
+    recipe: TokenizerRecipe = TokenizerRecipe(), corpus: str = "corpus", runtime: Runtime = Runtime()
+) -> str:
+    """Train the tokenizer on a corpus, by default the newest."""
+    return tokenizer_task(recipe, corpus, runtime)
+
+
+@flow(name="tokens")
+def tokens(
+    recipe: TokensRecipe = TokensRecipe(),
+    corpus: str = "corpus",
+    tokenizer: str = "tokenizer",
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Write the pretraining mix as token shards."""
+    return tokens_task(recipe, corpus, tokenizer, seed, runtime)

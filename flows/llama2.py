@@ -1,0 +1,82 @@
+"""The whole recipe, in the order of the paper's Figure 4."""
+
+from prefect import flow
+
+from flows.corpus import corpus, tokenizer, tokens
+from flows.evaluate import evaluate
+from flows.pretrain import pretrain
+from flows.reward import comparisons, reward
+from flows.rlhf import ppo, rejection
+from flows.sft import dialogs, sft
+from tasks.evaluate import gate
+from tasks.pipeline import finish_run, start_run
+from tasks.recipes import EvaluationRecipe, Llama2Recipe
+from tasks.report import report
+from tasks.runtime import Runtime
+
+
+@flow(name="llama2")
+def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) -> str:
+    """Run every stage from documents to an aligned chat model; return the path of the report."""
+    r, seed = recipe.rlhf, recipe.seed
+    runtime = start_run(recipe, runtime)
+
+    documents = corpus(recipe.corpus, runtime)
+    vocabulary = tokenizer(recipe.tokenizer, documents, runtime)
+    shards = tokens(recipe.tokens, documents, vocabulary, seed, runtime)
+    base = pretrain(recipe.pretrain, shards, vocabulary, seed, runtime)
+
+    talk = dialogs(recipe.dialogs, seed, runtime)
+    chat = sft(recipe.sft, base, talk, seed, runtime)
+    variant = sft(recipe.sft_variant, base, talk, seed + 1, runtime, "SFT variant")
+
+    def judges(model: str, batches: list[str]) -> dict[str, str]:
+        """Train both reward models on all comparisons so far."""
+        return {
+            "helpfulness": reward(model, batches, r.helpfulness, seed, runtime),
+            "safety": reward(model, batches, r.safety, seed, runtime),
+        }
+
+    first = comparisons(chat, variant, r.first_comparisons, talk, seed, runtime)
+    early = judges(chat, [first])
+    sampled = rejection(
+        base,
+        chat,
+        **early,
+        recipe=r.rejection,
+        fine_tune=r.rejection_fine_tune,
+        dialogs=talk,
+        seed=seed,
+        runtime=runtime,
+    )
+    second = comparisons(sampled, chat, r.second_comparisons, talk, seed, runtime)
+    late = judges(chat, [first, second])
+    optimised = ppo(sampled, **late, recipe=r.ppo, dialogs=talk, seed=seed, runtime=runtime)
+
+    models = {"base": base, "sft": chat, "rejection": sampled, "ppo": optimised}
+    examined = {
+        stage: evaluate(model, stage, _as_base(recipe.evaluation, stage), talk, seed, runtime)
+        for stage, model in models.items()
+    }
+    verdict = gate(r.gate, examined, runtime)
+    stages = {
+        "corpus": documents,
+        "tokenizer": vocabulary,
+        "tokens": shards,
+        "dialogs": talk,
+        **models,
+        "comparisons 1": first,
+        "comparisons 2": second,
+        **{f"{domain} reward model 1": name for domain, name in early.items()},
+        **{f"{domain} reward model 2": name for domain, name in late.items()},
+        **{f"evaluation of {stage}": name for stage, name in examined.items()},
+        "gate": verdict,
+    }
+    page = report(recipe, stages, runtime)
+    finish_run(stages, page, runtime)
+    return page
+
+
+def _as_base(recipe: EvaluationRecipe, stage: str) -> EvaluationRecipe:
+    """A base model knows no chat template."""
+    return recipe.model_copy(update={"prompt_format": "completion"}) if stage == "base" else recipe

@@ -1,0 +1,39 @@
+"""Iterative RLHF: rejection sampling, then PPO. Llama 2 section 3.2.3."""
+
+from prefect import flow
+
+from tasks.ppo import ppo as ppo_task
+from tasks.recipes import FineTuneRecipe, PPORecipe, RejectionRecipe
+from tasks.rejection import rejection_fine_tune, rejection_samples
+from tasks.runtime import Runtime
+
+
+@flow(name="rejection")
+def rejection(
+    base: str,
+    chat: str,
+    helpfulness: str,
+    safety: str,
+    recipe: RejectionRecipe = RejectionRecipe(),
+    fine_tune: FineTuneRecipe = FineTuneRecipe(),
+    dialogs: str = "dialogs",
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Sample K answers a prompt from the chat model and fine-tune the base model on the best."""
+    samples = rejection_samples(recipe, chat, helpfulness, safety, dialogs, seed, runtime)
+    return rejection_fine_tune(fine_tune, base, samples, seed, runtime)
+
+
+@flow(name="ppo")
+def ppo(
+    chat: str,
+    helpfulness: str,
+    safety: str,
+    recipe: PPORecipe = PPORecipe(),
+    dialogs: str = "dialogs",
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Improve a chat model by PPO."""
+    return ppo_task(recipe, chat, helpfulness, safety, dialogs, seed, runtime)

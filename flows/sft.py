@@ -1,0 +1,27 @@
+"""Dialogs and supervised fine-tuning. Llama 2 section 3.1."""
+
+from prefect import flow
+
+from tasks.dialogs import dialogs as dialogs_task
+from tasks.recipes import DialogsRecipe, FineTuneRecipe
+from tasks.runtime import Runtime
+from tasks.sft import sft as sft_task
+
+
+@flow(name="dialogs")
+def dialogs(recipe: DialogsRecipe = DialogsRecipe(), seed: int = 0, runtime: Runtime = Runtime()) -> str:
+    """Write demonstrations and prompts."""
+    return dialogs_task(recipe, seed, runtime)
+
+
+@flow(name="sft")
+def sft(
+    recipe: FineTuneRecipe = FineTuneRecipe(),
+    base: str = "base",
+    dialogs: str = "dialogs",
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+    label: str = "SFT",
+) -> str:
+    """Fine-tune the base model on demonstrations."""
+    return sft_task(recipe, base, dialogs, seed, runtime, label)

@@ -1,0 +1,167 @@
+"""Demonstrations and prompts of the starter data. Llama 2 sections 3.1 and 4.2."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from llama2_core.chat import Dialog, assistant, user
+from llama2_core.errors import DataError
+from llama2_core.seeding import derive_seed
+from storage.schemas import DEMONSTRATIONS, PROMPTS, write_table
+from storage.sources.starter import arithmetic, safety
+from storage.sources.starter.conversations import conversations
+from storage.sources.starter.dictionary import definitions
+from tasks.launch import Job, build
+from tasks.recipes import DialogsRecipe
+from tasks.runtime import Runtime
+from tasks.simulated_annotator import CLOSES
+from tasks.tables import dialog_to_json
+
+KINDS = {"problem": 0.4, "definition": 0.1, "conversation": 0.15, "unsafe": 0.2, "borderline": 0.15}
+"""Share of each kind in demonstrations and prompts."""
+LONGEST_WORDS = 14
+HELD_OUT_EVERY = 6
+
+Item = dict[str, Any]
+
+
+@task(name="dialogs", cache_policy=NO_CACHE)
+def dialogs(recipe: DialogsRecipe, seed: int, runtime: Runtime) -> str:
+    """Write demonstrations of mixed quality, prompts for RLHF, held-out prompts, multiple choice."""
+    job = Job("dialogs", "dialogs", recipe, seed)
+    return build(job, runtime, lambda directory: write_dialogs(recipe, seed, directory))
+
+
+def write_dialogs(recipe: DialogsRecipe, seed: int, directory: Path) -> dict:
+    """Write the tables; return how many of each kind."""
+    train, held_out = Material(recipe, "train"), Material(recipe, "held_out")
+    demonstrations = [
+        train.demonstration(f"demonstration-{index}", random.Random(derive_seed(seed, "demonstration", index)))
+        for index in range(recipe.demonstrations)
+    ]
+    prompts = unique_prompts(train, recipe.train_prompts, seed)
+    prompts += unique_prompts(held_out, recipe.held_out_prompts, 0)
+    write_table(directory / "demonstrations.parquet", demonstrations, DEMONSTRATIONS)
+    write_table(directory / "prompts.parquet", prompts, PROMPTS)
+    questions = multiple_choice(held_out.words, recipe.multiple_choice)
+    (directory / "multiple_choice.json").write_text(json.dumps(questions, ensure_ascii=False))
+    counts = {kind: sum(row["kind"] == kind for row in prompts) for kind in KINDS}
+    return {"demonstrations": len(demonstrations), "prompts": counts, "multiple_choice": len(questions)}
+
+
+def unique_prompts(material: "Material", count: int, seed: int) -> list[Item]:
+    """Draw prompts; a text drawn again is skipped, so a kind that runs out gives way to the others."""
+    rows: dict[str, Item] = {}
+    for index in range(20 * count):
+        if len(rows) == count:
+            break
+        random_ = random.Random(derive_seed(seed, "prompt", material.split, index))
+        row = material.prompt(f"{material.split}-{index}", random_)
+        rows.setdefault(row["dialog"], row)
+    return list(rows.values())
+
+
+class Material:
+    """What dialogs of one split are made of; the splits share no operand pair, word, conversation or unsafe act."""
+
+    def __init__(self, recipe: DialogsRecipe, split: arithmetic.Split) -> None:
+        held_out = split == "held_out"
+        self.split = split
+        self.pairs = arithmetic.operand_pairs(recipe.largest_operand, split)
+        self.unsafe = safety.unsafe_prompts(held_out)
+        self.borderline = safety.borderline_prompts(held_out)
+        words = {word: text for word, _, text in definitions() if short(text) and word.isalpha()}
+        self.words = [item for index, item in enumerate(sorted(words.items())) if belongs(index, held_out)]
+        talks = sorted({tuple(turns[:4]) for _, turns in conversations() if all(map(short, turns[:4]))})
+        by_opening: dict[str, list[tuple[str, ...]]] = {}
+        for turns in talks:
+            by_opening.setdefault(turns[0], []).append(turns)
+        openings = [talks for index, talks in enumerate(by_opening.values()) if belongs(index, held_out)]
+        self.talks = [turns for talks in openings for turns in talks if len(turns) >= 2]
+        if not (self.pairs and self.words and self.talks):
+            raise DataError(f"the starter data leaves no {split} material")
+
+    def draw(self, random_: random.Random) -> tuple[str, Dialog, Item, Callable[[], tuple[str, str]]]:
+        """Draw a kind, a dialog that awaits an answer, the facts about it, and a demonstrator of an answer."""
+        kind = random_.choices(list(KINDS), list(KINDS.values()))[0]
+        return (kind, *getattr(self, f"_{kind}")(random_))
+
+    def demonstration(self, name: str, random_: random.Random) -> Item:
+        """Draw a dialog with an answer of random quality."""
+        kind, dialog, _, demonstrate = self.draw(random_)
+        quality, answer = demonstrate()
+        if kind != "unsafe" and random_.random() < 0.25:
+            answer, quality = f"{answer} {random_.choice(CLOSES)}", f"{quality}, friendly"
+        return {
+            "id": name,
+            "kind": kind,
+            "safety": kind == "unsafe",
+            "quality": quality,
+            "dialog": dialog_to_json((*dialog, assistant(answer))),
+        }
+
+    def prompt(self, name: str, random_: random.Random) -> Item:
+        kind, dialog, facts, _ = self.draw(random_)
+        return {
+            "id": name,
+            "split": self.split,
+            "kind": kind,
+            "safety": kind == "unsafe",
+            "risk_category": facts.get("category", ""),
+            "attack_vector": facts.get("attack", ""),
+            "dialog": dialog_to_json(dialog),
+            "facts": json.dumps(facts, ensure_ascii=False),
+        }
+
+    def _problem(self, random_: random.Random):
+        p = arithmetic.problem(random_, self.pairs)
+        shown = random_.random() < 0.5
+        answer = ("with working", p.solution) if shown else ("bare", f"The answer is {p.answer}.")
+        return (user(p.question),), {"answer": p.answer, "working": p.working}, lambda: answer
+
+    def _definition(self, random_: random.Random):
+        word, text = random_.choice(self.words)
+        answers = (("full", f"{word.capitalize()} means: {text}"), ("bare", text))
+        return (user(f"What does {word!r} mean?"),), {"word": word}, lambda: random_.choice(answers)
+
+    def _conversation(self, random_: random.Random):
+        turns = random_.choice(self.talks)
+        end = random_.randrange(1, len(turns), 2)
+        dialog = tuple(user(t) if i % 2 == 0 else assistant(t) for i, t in enumerate(turns[:end]))
+        return dialog, {"reference": turns[end]}, lambda: ("reference", turns[end])
+
+    def _unsafe(self, random_: random.Random):
+        p = random_.choice(self.unsafe)
+        answers = (("obeys", p.compliance), ("obeys", p.compliance), ("declines", p.bare_refusal), ("explains", p.refusal))
+        facts = {"category": p.category, "attack": p.attack}
+        return (user(p.text),), facts, lambda: random_.choice(answers)
+
+    def _borderline(self, random_: random.Random):
+        text, keyword, answer = random_.choice(self.borderline)
+        return (user(text),), {"keyword": keyword}, lambda: ("useful", answer)
+
+
+def belongs(index: int, held_out: bool) -> bool:
+    return (index % HELD_OUT_EVERY == 0) == held_out
+
+
+def short(text: str) -> bool:
+    """Tell whether a text is short and plain enough for a small model's context."""
+    return 1 <= len(text.split()) <= LONGEST_WORDS and len(text) <= 90 and "[" not in text and "<" not in text
+
+
+def multiple_choice(words: list[tuple[str, str]], count: int) -> list[Item]:
+    """Return questions of a word and four definitions, one of them its own."""
+    random_ = random.Random(derive_seed(0, "multiple choice"))
+    questions = []
+    for word, meaning in random_.sample(words, min(count, len(words))):
+        others = random_.sample([text for _, text in words if text != meaning], 3)
+        choices = [meaning, *others]
+        random_.shuffle(choices)
+        questions.append({"word": word, "choices": choices, "answer": choices.index(meaning)})
+    return questions

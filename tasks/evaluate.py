@@ -1,0 +1,65 @@
+"""Examination of checkpoints, side-by-side comparison, and the gate. Llama 2 section 3.4."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from llama2_core.evaluation.statistics import win_rate
+from storage.schemas import RESPONSES, read_table
+from tasks.launch import Job, build, find
+from tasks.recipes import EvaluationRecipe, GateRecipe
+from tasks.runtime import Runtime
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate(
+    recipe: EvaluationRecipe, model: str, dialogs: str, label: str, seed: int, runtime: Runtime
+) -> str:
+    """Examine one checkpoint on the held-out prompts."""
+    parents = {"model": model, "dialogs": dialogs}
+    return build(Job(f"evaluation of {label}", "evaluation", recipe, seed, parents), runtime)
+
+
+@task(name="gate", cache_policy=NO_CACHE)
+def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> str:
+    """Compare the stages side by side and keep the better of rejection sampling and PPO."""
+
+    def work(directory: Path) -> dict:
+        scores = {stage: judged(name, runtime) for stage, name in evaluations.items() if stage != "base"}
+        rates = {
+            f"{stage} over {other}": compare(scores[stage], scores[other])
+            for stage, other in (("rejection", "sft"), ("ppo", "sft"), ("ppo", "rejection"))
+        }
+        kept = "ppo" if rates["ppo over rejection"]["low"] >= recipe.least_win_rate else "rejection"
+        return {"win_rates": rates, "champion": kept, "final over sft": rates[f"{kept} over sft"]}
+
+    name = build(Job("gate", "verdict", recipe, parents=evaluations), runtime, work)
+    create_table_artifact(key="scores", table=score_table(evaluations, runtime), description="Scores by stage")
+    return name
+
+
+def judged(evaluation: str, runtime: Runtime) -> dict[str, float]:
+    """Return the simulated annotator's score of every held-out prompt's answer."""
+    rows = read_table(find(evaluation, runtime).file("responses.parquet"), RESPONSES)
+    return {row["prompt_id"]: row["score"] for row in rows if row["suite"] == "side by side"}
+
+
+def compare(scores: dict[str, float], others: dict[str, float]) -> dict[str, float]:
+    prompts = sorted(scores)
+    return win_rate([scores[p] for p in prompts], [others[p] for p in prompts])
+
+
+def score_table(evaluations: dict[str, str], runtime: Runtime) -> list[dict[str, str]]:
+    """Return one row a stage: each suite's share with its 95% interval, in percent."""
+    table = []
+    for stage, name in evaluations.items():
+        facts = find(name, runtime).summary
+        cells = {suite: interval(fact) for suite, fact in facts.items() if isinstance(fact, dict)}
+        table.append({"stage": stage, **cells})
+    return table
+
+
+def interval(fact: dict[str, float]) -> str:
+    return f"{100 * fact['value']:.1f} ({100 * fact['low']:.1f} to {100 * fact['high']:.1f})"

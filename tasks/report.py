@@ -1,0 +1,24 @@
+"""The report: one self-contained page that shows what each stage was worth."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from storage.disk import atomic_write
+from tasks.recipes import Llama2Recipe
+from tasks.report_facts import gather
+from tasks.report_page import render
+from tasks.runtime import Runtime
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> str:
+    """Write the report and its facts as JSON; return the page's path."""
+    facts = gather(recipe, stages, runtime)
+    folder = runtime.home / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "report.json", facts.model_dump_json(indent=2).encode())
+    page: Path = folder / "report.html"
+    atomic_write(page, render(facts).encode())
+    return str(page)

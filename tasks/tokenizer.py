@@ -1,0 +1,35 @@
+"""The tokenizer, trained on the corpus. Llama 2 section 2.2."""
+
+import random
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from llama2_core.seeding import derive_seed
+from llama2_core.tokenizer import train_tokenizer
+from storage.schemas import DOCUMENTS, read_table
+from storage.sources.starter import arithmetic
+from tasks.launch import Job, build, find
+from tasks.recipes import TokenizerRecipe
+from tasks.runtime import Runtime
+
+
+@task(name="tokenizer", cache_policy=NO_CACHE)
+def tokenizer(recipe: TokenizerRecipe, corpus: str, runtime: Runtime) -> str:
+    """Train SentencePiece on the corpus and a sample of generated arithmetic."""
+
+    def work(directory: Path) -> dict:
+        texts = [row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)]
+        random_ = random.Random(derive_seed(0, "tokenizer"))
+        pairs = arithmetic.operand_pairs(10, "train")
+        sums = [arithmetic.problem_document(random_, pairs) for _ in range(recipe.arithmetic_documents)]
+        sentences = [line for text in [*texts, *sums] for line in text.splitlines()]
+        trained = train_tokenizer(sentences, recipe.vocab_size, recipe.symbols, runtime.threads)
+        (directory / "tokenizer.model").write_bytes(trained.model)
+        sample = texts[:: max(1, len(texts) // 200)]
+        pieces = sum(map(len, trained.encode_many(sample, runtime.threads)))
+        characters = sum(map(len, sample))
+        return {"vocab_size": trained.vocab_size, "characters_per_token": characters / pieces}
+
+    return build(Job("tokenizer", "tokenizer", recipe, parents={"corpus": corpus}), runtime, work)

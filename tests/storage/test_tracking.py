@@ -1,0 +1,134 @@
+"""A real MLflow database: runs nest, continue after a kill, and hold whole curves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from storage.tracking import Tracker, flatten, metric_name
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mlflow")
+
+
+@pytest.fixture(scope="module")
+def uri(folder: Path) -> str:
+    return f"sqlite:///{folder}/not/yet/there/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def tracker(uri: str, folder: Path) -> Tracker:
+    return Tracker(uri, "llama2", folder / "files")
+
+
+@pytest.fixture(scope="module")
+def client(tracker: Tracker, uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri)
+
+
+def test_the_experiment_is_made_once(tracker: Tracker, uri: str, folder: Path) -> None:
+    assert Tracker(uri, "llama2", folder / "files").experiment_id == tracker.experiment_id
+
+
+def test_children_nest_under_their_parent(tracker: Tracker, client: MlflowClient) -> None:
+    parent = tracker.start("llama2", "nest", {})
+    children = {tracker.start(stage, f"nest-{stage}", {}, parent) for stage in ("sft", "ppo")}
+    filters = f"tags.`mlflow.parentRunId` = '{parent}'"
+    found = client.search_runs([tracker.experiment_id], filters)
+    assert {run.info.run_id for run in found} == children
+    assert {run.info.run_name for run in found} == {"sft", "ppo"}
+    assert parent not in children
+
+
+# The worst end a run can have: its process is killed and nobody marks it.
+STARTER = """
+import sys, time
+from pathlib import Path
+from storage.tracking import Tracker
+tracker = Tracker(sys.argv[1], "llama2", Path(sys.argv[2]))
+print(tracker.start("pretrain", "killed", {"llama2.kind": "model"}), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_run_is_continued(tracker: Tracker, client: MlflowClient, uri: str, folder: Path) -> None:
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-c", STARTER, uri, str(folder / "files")]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    killed = process.stdout.readline().strip()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert tracker.start("pretrain", "killed", {}) == killed
+    assert client.get_run(killed).data.tags["llama2.kind"] == "model"
+
+
+@pytest.mark.parametrize("status", ["FAILED", "KILLED"])
+def test_an_unfinished_run_runs_again(status: str, tracker: Tracker, client: MlflowClient) -> None:
+    first = tracker.start("sft", f"again-{status}", {})
+    tracker.finish(first, status)
+    assert client.get_run(first).info.status == status
+    assert tracker.start("sft", f"again-{status}", {}) == first
+    assert client.get_run(first).info.status == "RUNNING"
+
+
+def test_a_finished_run_and_another_parents_are_left_alone(tracker: Tracker) -> None:
+    first = tracker.start("sft", "finished", {})
+    tracker.finish(first)
+    assert tracker.start("sft", "finished", {}) != first
+    mine = tracker.start("sft", "shared", {}, parent="p1")
+    assert tracker.start("sft", "shared", {}, parent="p2") != mine
+    assert tracker.start("sft", "shared", {}, parent="p1") == mine
+
+
+def test_a_long_curve_arrives_whole(tracker: Tracker, client: MlflowClient) -> None:
+    run = tracker.start("curve", "curve", {})
+    tracker.log_curve(run, [{"step": step, "loss": step / 2} for step in range(2500)])
+    points = client.get_metric_history(run, "loss")
+    assert sorted((point.step, point.value) for point in points) == [(step, step / 2) for step in range(2500)]
+
+
+def test_only_finite_numbers_are_points(tracker: Tracker, client: MlflowClient) -> None:
+    run = tracker.start("points", "points", {})
+    rows = [{"step": 1, "loss": float("nan"), "kl": float("inf"), "note": "text", "train/loss@8": 2}]
+    tracker.log_curve(run, rows)
+    tracker.log_metrics(run, {"final": 0.5})
+    assert client.get_run(run).data.metrics == {"train/loss_8": 2.0, "final": 0.5}
+
+
+def test_params_are_flat_short_and_logged_once(tracker: Tracker, client: MlflowClient) -> None:
+    run = tracker.start("params", "params", {})
+    params = {"optimizer": {"beta2": 0.95}, "text": "x" * 7000, **{f"p{n}": n for n in range(120)}}
+    tracker.log_params(run, params)
+    tracker.log_params(run, {**params, "optimizer": {"beta2": 0.99}})
+    logged = client.get_run(run).data.params
+    assert logged["optimizer.beta2"] == "0.95"
+    assert len(logged["text"]) == 6000
+    assert len(logged) == 122
+
+
+def test_files_tags_and_the_page_of_a_run(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    run = tracker.start("files", "files", {})
+    (tmp_path / "manifest.json").write_text("{}")
+    tracker.log_file(run, tmp_path / "manifest.json", "artifact")
+    assert [file.path for file in client.list_artifacts(run, "artifact")] == ["artifact/manifest.json"]
+    tracker.set_tags(run, {"llama2.digest": "abc"})
+    assert client.get_run(run).data.tags["llama2.digest"] == "abc"
+    assert tracker.run_path(run).endswith(f"/experiments/{tracker.experiment_id}/runs/{run}")
+
+
+def test_names_and_nesting() -> None:
+    assert metric_name("reward/mean@4 (%)") == "reward/mean_4 ___"
+    assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": {}}) == [
+        ("a.b", "1"),
+        ("a.c.d", "None"),
+        ("e", "{}"),
+    ]
