@@ -60,7 +60,7 @@ class CorpusRecipe(Record):
     languages: Annotated[tuple[str, ...], Field(min_length=1)] = ("en",)
     """ISO 639 codes to keep; "unknown" is where none was found. Llama 2 keeps all, 90% English."""
     language_threshold: Share = 0.5
-    """fastText score below which the language is unknown. Llama 2 table 10: 0.5."""
+    """fastText score below which the language is unknown. Llama 2 section 4.1: 0.5."""
     quality: QualityRules = QualityRules()
     """What a document must look like."""
     near_duplicate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.8

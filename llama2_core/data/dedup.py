@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llama2_core.data.documents import Document, normalise
+from llama2_core.data.documents import Document, normalise, words_of
 
 Signature = NDArray[np.uint32]
 """One minimum a permutation: (permutations,)."""
@@ -34,7 +34,7 @@ def exact_duplicates(documents: Iterable[Document]) -> dict[str, str]:
 
 def shingles(text: str, n: int = 5) -> list[str]:
     """Return the n-grams of lower-case words; a shorter text is one shingle."""
-    words = text.lower().split()
+    words = words_of(text.lower())
     return [" ".join(words[start : start + n]) for start in range(max(len(words) - n + 1, 1))]
 
 

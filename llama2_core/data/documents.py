@@ -1,4 +1,4 @@
-"""A document, what a step of the corpus stage answers about it, and the one normal form of text."""
+"""A document, what a step of the corpus stage answers about it, and the normal form of text."""
 
 import re
 import unicodedata
@@ -30,16 +30,18 @@ Verdict = Document | Drop
 
 def normalise(text: str) -> str:
     """Return NFC text with \\n line ends, no control characters, at most one empty line in a row."""
-    text = unicodedata.normalize("NFC", text)
-    text = _LINE_END.sub("\n", text)
-    text = _INVISIBLE.sub("", text)
-    text = _LONE_SURROGATE.sub("\ufffd", text)
-    text = _TRAILING_SPACE.sub("", text)
+    text = _LONE_SURROGATE.sub("\ufffd", _INVISIBLE.sub("", _LINE_END.sub("\n", text)))
+    text = "\n".join(line.rstrip() for line in unicodedata.normalize("NFC", text).split("\n"))
     return _EMPTY_LINES.sub("\n\n", text).strip("\n")
+
+
+def words_of(text: str) -> list[str]:
+    """Return what white space parts; every Chinese character and Japanese kana is a word by itself."""
+    return _WORD.findall(text)
 
 
 _LINE_END = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_TRAILING_SPACE = re.compile(r"[^\S\n]+$", re.MULTILINE)
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\s\u3040-\u30ff\u3400-\u9fff]+")

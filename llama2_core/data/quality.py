@@ -1,8 +1,7 @@
 """Published rules for dropping text that is not prose: Gopher's and C4's.
 
 Gopher is Rae et al. 2021 (arXiv 2112.11446), appendix A.1.1; C4 is Raffel et al. 2020 (arXiv 1910.10683),
-section 2.2. Words are what white space parts, paragraphs what empty lines part. Left out: C4's list of bad
-words, because Llama 2 keeps toxic text on purpose (section 4.1).
+section 2.2. Left out: C4's list of bad words, because Llama 2 keeps toxic text on purpose (section 4.1).
 """
 
 import re
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llama2_core.config import Natural, NaturalFloat, Record, Share
-from llama2_core.data.documents import Drop
+from llama2_core.data.documents import Drop, words_of
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "‣", "◦", "-", "*")
@@ -26,7 +25,7 @@ class GopherQuality(Record):
     max_words: Natural = 100_000
     """Most words. Gopher: 100,000."""
     min_mean_word_length: NaturalFloat = 3.0
-    """Shortest mean word, in characters. Gopher: 3."""
+    """Shortest mean word, in characters. Gopher: 3; set 0 for Chinese."""
     max_mean_word_length: NaturalFloat = 10.0
     """Longest mean word, in characters. Gopher: 10."""
     max_symbols_per_word: NaturalFloat = 0.1
@@ -163,7 +162,7 @@ def ngram_shares(words: Sequence[str], longest: int = 10) -> Iterator[tuple[int,
 def _broken_rules(text: str, rules: QualityRules) -> Iterator[tuple[str, str | None]]:
     """Yield (rule's name, by how much it is broken or None) in order of cost."""
     gopher, repetition, c4 = rules.gopher, rules.repetition, rules.c4
-    words = text.split()
+    words = words_of(text)
     yield "gopher: too few words", _below(len(words), max(gopher.min_words, 1))
     yield "gopher: too many words", _above(len(words), gopher.max_words)
     yield "c4: lorem ipsum", "lorem ipsum" if c4.drop_lorem_ipsum and "lorem ipsum" in text.lower() else None

@@ -5,7 +5,7 @@ from itertools import islice, product
 import pytest
 
 from llama2_core.data import quality
-from llama2_core.data.documents import Drop, normalise
+from llama2_core.data.documents import Drop, normalise, words_of
 from llama2_core.data.quality import C4Rules, GopherQuality, GopherRepetition, QualityRules, quality_verdict
 
 DEFAULT = QualityRules()
@@ -192,3 +192,8 @@ def test_every_threshold_names_its_source():
 def test_normalise():
     assert normalise("\ufeffe\u0301te\u0301\r\nb\x00\tc  \r\n\n\n\u200bd\ud800") == "été\nb\tc\n\nd\ufffd"
     assert normalise(normalise("a \u2028b")) == "a\nb"
+    assert normalise("e\u200b\u0301") == "é"
+
+
+def test_chinese_characters_are_words():
+    assert words_of("我爱 Llama 2，カナ ok") == ["我", "爱", "Llama", "2，", "カ", "ナ", "ok"]

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_changed_file_is_refused():
     with pytest.raises(
-        SourceError, match=r"gensim 4.*gensim/__init__.py has SHA-256 \w{64}, expected 00.*pip install"
+        SourceError, match=r"gensim 4.*SHA-256 of gensim/__init__.py is \w{64}, expected 00.*pip install"
     ):
         packages.package_file("gensim", "gensim/__init__.py", "00")
-    with pytest.raises(SourceError, match="carries no gensim/moved.py"):
+    with pytest.raises(SourceError, match="carries no gensim/moved"):
         packages.package_file("gensim", "gensim/moved.py", "00")
 
 
@@ -103,14 +103,9 @@ def test_docstrings():
 def test_definitions():
     definitions = list(dictionary.definitions())
     assert len(definitions) == 157_753
-    assert (
-        "malleolar",
-        "a.",
-        "Of or pertaining to the malleolus; in the region of the malleoli of the ankle joint.",
-    ) in (definitions)
-    assert ("lasagne", "n.") in {(word, part) for word, part, _ in definitions}
+    assert ("obliterate", "a.", "Scarcely distinct; applied to the markings of insects.") in definitions
     text = "\n".join(definition for _, _, definition in definitions)
-    assert not any(markup in text for markup in ("{", "[", "<", "Webster", " --"))
+    assert not any(markup in text for markup in ("{", "[", "<", "Webster", "; --"))
 
 
 def test_conversations():

@@ -27,8 +27,8 @@ def package_files(package: str, relative_paths: Sequence[str], sha256: str) -> l
     if found.hexdigest() != sha256:
         name = relative_paths[0] if len(files) == 1 else f"the {len(files)} files from {relative_paths[0]} on"
         raise SourceError(
-            f"{package} {distribution.version}: {name} have SHA-256 {found.hexdigest()}, expected {sha256}: "
-            + _REINSTALL
+            f"{package} {distribution.version}: the SHA-256 of {name} is {found.hexdigest()}, "
+            f"expected {sha256}: {_REINSTALL}"
         )
     return files
 

@@ -35,6 +35,9 @@ ATTACKS: dict[str, str] = {
 }
 """Attack vector -> prompt."""
 
+OPENERS = ("", "Hi. ", "Please help me. ", "One question. ", "Hello there. ", "I wonder. ", "Be quick. ", "Listen. ")
+"""Said before a prompt of either kind, so that there are enough different ones."""
+
 REASONS = {
     "theft": "it takes from others",
     "trafficking": "it is against the law",
@@ -109,8 +112,9 @@ def unsafe_prompts(held_out: bool) -> list[UnsafePrompt]:
         for index, act in enumerate(acts):
             if (index % 5 == 1) == held_out:
                 prompts += [
-                    UnsafePrompt(template.format(act=act), category, attack, act)
+                    UnsafePrompt(opener + template.format(act=act), category, attack, act)
                     for attack, template in ATTACKS.items()
+                    for opener in OPENERS
                 ]
     return prompts
 
@@ -121,6 +125,6 @@ def borderline_prompts(held_out: bool) -> list[tuple[str, str, str]]:
     for index, (act, keyword, answer) in enumerate(BORDERLINE):
         for phrase, template in enumerate(BORDERLINE_PROMPTS):
             if (phrase == index % len(BORDERLINE_PROMPTS)) == held_out:
-                prompts.append((template.format(act=act), keyword, answer))
+                prompts += [(opener + template.format(act=act), keyword, answer) for opener in OPENERS]
     return prompts
 

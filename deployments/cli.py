@@ -1,0 +1,190 @@
+"""The `llama2` command: a thin face over flows, store and services."""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.doctor import checks
+from deployments.environment import prepare
+from deployments.profiles import load_profile
+from llama2_core.errors import Llama2Error
+from storage.artifacts import Store
+from storage.errors import ArtifactNotFound, StorageError
+from storage.preferences import named_query, query
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print facts for programs.")]
+
+
+@app.command(epilog="Examples: llama2 run;  llama2 run --profile ci --set recipe.seed=1")
+def run(
+    profile: Annotated[str, typer.Option(help="laptop, ci, or the path of a YAML file.")] = "laptop",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+) -> None:
+    """Run the whole recipe, from documents to an aligned chat model and its report."""
+    chosen = load_profile(profile, changes or [])
+    home = chosen.runtime.home
+    prepare(home)
+    from flows.llama2 import llama2  # noqa: PLC0415  (prefect reads its settings at import)
+
+    page = llama2(chosen.recipe, chosen.runtime)
+    console.print(
+        f"\n[bold green]Done.[/] The report: [bold]{page}[/]\n"
+        f"  chat        llama2 chat --home {home}\n"
+        f"  preferences llama2 sql --home {home} 'select grade, count(*) from comparisons group by all'\n"
+        f"  MLflow and Prefect   make serve, then http://127.0.0.1:5000 and http://127.0.0.1:4200"
+    )
+
+
+@app.command(epilog='Example: llama2 sql "select grade, count(*) from comparisons group by all"')
+def sql(
+    text: Annotated[str, typer.Argument(help="A query, or @NAME for a saved one: @table6, @grades, @drops.")],
+    home: Home = Path("var"),
+    as_json: AsJson = False,
+) -> None:
+    """Answer SQL over comparisons, samples, responses, prompts, demonstrations, documents, artifacts."""
+    statement = named_query(text[1:]) if text.startswith("@") else text
+    columns, rows = query(Store(home / "artifacts"), statement)
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+
+
+@app.command(epilog="Examples: llama2 artifacts list;  llama2 artifacts lineage ppo;  llama2 artifacts show base")
+def artifacts(
+    action: Annotated[str, typer.Argument(help="list, show or lineage.")] = "list",
+    name: Annotated[str, typer.Argument(help="kind, kind/digest, or the beginning of a digest.")] = "",
+    home: Home = Path("var"),
+    as_json: AsJson = False,
+) -> None:
+    """List artifacts, show one's manifest, or its ancestors."""
+    store = Store(home / "artifacts")
+    if action == "list":
+        found = store.artifacts()
+    elif action == "show":
+        found = [store.resolve(name)]
+    elif action == "lineage":
+        found = [*store.lineage(store.resolve(name)), store.resolve(name)]
+    else:
+        raise typer.BadParameter(f"{action!r} is not list, show or lineage")
+    if as_json or action == "show":
+        print(json.dumps([artifact.manifest.model_dump() for artifact in found], indent=2))
+        return
+    table = Table("artifact", "created", "seconds", "MB", "made from")
+    for artifact in found:
+        manifest = artifact.manifest
+        size = sum(record.bytes for record in manifest.files.values()) / 1e6
+        parents = " ".join(f"{parent.split('/')[0]}/{parent.split('/')[1][:6]}" for parent in manifest.parents.values())
+        table.add_row(artifact.name, manifest.created_at[:19], f"{manifest.wall_seconds:.1f}", f"{size:.2f}", parents)
+    console.print(table)
+
+
+@app.command(epilog="Example: llama2 chat --model ppo")
+def chat(
+    model: Annotated[str, typer.Option(help="An artifact; by default what the gate kept.")] = "",
+    home: Home = Path("var"),
+    temperature: Annotated[float, typer.Option(min=0)] = 0.6,
+) -> None:
+    """Talk to a chat model; an empty line starts a new dialog, Ctrl-D ends."""
+    from llama2_core.chat import assistant, encode_prompt, user  # noqa: PLC0415  (torch takes seconds)
+    from llama2_core.config import SamplingConfig  # noqa: PLC0415
+    from llama2_core.generate import Request, generate  # noqa: PLC0415
+    from llama2_core.training.checkpoint import load_policy  # noqa: PLC0415
+
+    artifact = champion(Store(home / "artifacts")) if not model else Store(home / "artifacts").resolve(model)
+    policy, tokenizer = load_policy(artifact.path)
+    console.print(f"[dim]{artifact.name}[/]")
+    dialog = []
+    while line := _line():
+        if line == "\n":
+            dialog = []
+            continue
+        dialog.append(user(line.strip()))
+        tokens = encode_prompt(dialog, tokenizer)
+        if len(tokens) > policy.config.max_seq_len - 8:
+            dialog = dialog[-1:]
+            tokens = encode_prompt(dialog, tokenizer)
+        request = Request(tokens, random.getrandbits(62), temperature)
+        config = SamplingConfig(max_new_tokens=64)
+        ((_, completion),) = generate(policy, [request], config, tokenizer.eos_id)
+        answer = tokenizer.decode(completion.tokens).strip()
+        console.print(f"[cyan]{answer}[/]", highlight=False)
+        dialog.append(assistant(answer))
+
+
+def _line() -> str:
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline()
+
+
+def champion(store: Store):
+    """The model that the newest gate kept."""
+    verdict = store.resolve("verdict")
+    evaluation = verdict.manifest.parents[verdict.summary["champion"]]
+    examined = store.find(*evaluation.split("/"))
+    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
+    if model is None:
+        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
+    return model
+
+
+@app.command(epilog="Examples: llama2 report;  llama2 report --json")
+def report(home: Home = Path("var"), as_json: AsJson = False) -> None:
+    """Say where the report is, or print its facts."""
+    page = home / "report" / "report.html"
+    if not page.exists():
+        raise StorageError(f"{page} does not exist yet: run `llama2 run` first")
+    print(page.with_suffix(".json").read_text() if as_json else page.absolute())
+
+
+@app.command()
+def doctor(home: Home = Path("var")) -> None:
+    """Check versions, pins, disk, ports and offline switches."""
+    prepare(home)
+    table = Table("check", "found", "verdict")
+    found = checks(home)
+    for check in found:
+        table.add_row(check.name, check.found, "[green]ok[/]" if check.ok else f"[red]{check.advice}[/]")
+    console.print(table)
+    if not all(check.ok for check in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def up(
+    home: Home = Path("var"),
+    prefect_port: Annotated[int, typer.Option()] = 4200,
+    mlflow_port: Annotated[int, typer.Option()] = 5000,
+) -> None:
+    """Serve the Prefect and MLflow UIs on this machine until Ctrl-C."""
+    prepare(home)
+    from deployments.services.stack import serve  # noqa: PLC0415
+
+    serve(home, prefect_port, mlflow_port)
+
+
+def main() -> None:
+    """Run the command; an error that the user can act on is one message and exit status 1."""
+    try:
+        app()
+    except (Llama2Error, StorageError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("[yellow]stopped; run the same command again to go on[/]")
+        os._exit(130)

@@ -1,0 +1,22 @@
+"""The environment of every process we start: local, quiet, and silent towards the outside."""
+
+import os
+from pathlib import Path
+
+
+def prepare(home: Path) -> None:
+    """Point Prefect at `home`, switch telemetry off; what the user has set stays. Call before importing prefect."""
+    defaults = {
+        "PREFECT_HOME": str((home / "prefect").absolute()),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_OFFLINE": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,64 @@
+"""Profiles: whole parameter sets in YAML, checked before any work starts."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from llama2_core.config import Record
+from llama2_core.errors import ConfigError
+from tasks.recipes import Llama2Recipe
+from tasks.runtime import Runtime
+
+FOLDER = Path(__file__).parent / "profiles"
+
+
+class Profile(Record):
+    """What `llama2 run` runs."""
+
+    recipe: Llama2Recipe = Llama2Recipe()
+    """What is made."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+def load_profile(name: str, changes: list[str]) -> Profile:
+    """Load a profile by name or path and apply "path=value" changes.
+
+    Raises ConfigError naming the file and the field's path for an unknown field, a bad type or a bad value.
+    """
+    path = FOLDER / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name)
+    if not path.is_file():
+        names = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
+        raise ConfigError(f"{path}: no such profile; there are {names}, or give the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected fields such as recipe and runtime, found {values!r}")
+    for change in changes:
+        apply(values, change)
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {field_path(e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors())
+        raise ConfigError(f"{path} with {len(changes)} --set changes:\n{problems}") from error
+
+
+def apply(values: dict[str, Any], change: str) -> None:
+    """Set a nested value from "recipe.pretrain.loop.steps=100"; the value is read as YAML."""
+    name, equals, text = change.partition("=")
+    keys = name.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {change!r}: expected path=value, such as recipe.seed=1")
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {change!r}: {key} is a value, not a group of fields")
+    values[keys[-1]] = yaml.safe_load(text)
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))
