@@ -17,7 +17,6 @@ from deployments.profiles import load_profile
 from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
 from storage.errors import ArtifactNotFound, StorageError
-from storage.preferences import named_query, query
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -53,6 +52,8 @@ def sql(
     as_json: AsJson = False,
 ) -> None:
     """Answer SQL over comparisons, samples, responses, prompts, demonstrations, documents, artifacts."""
+    from storage.preferences import named_query, query  # noqa: PLC0415  (duckdb complains at exit when unused)
+
     statement = named_query(text[1:]) if text.startswith("@") else text
     columns, rows = query(Store(home / "artifacts"), statement)
     if as_json:
@@ -100,7 +101,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0)] = 0.6,
 ) -> None:
     """Talk to a chat model; an empty line starts a new dialog, Ctrl-D ends."""
-    from llama2_core.chat import assistant, encode_prompt, user  # noqa: PLC0415  (torch takes seconds)
+    from llama2_core.chat import assistant, encode_prompt, until_tag, user  # noqa: PLC0415  (torch takes seconds)
     from llama2_core.config import SamplingConfig  # noqa: PLC0415
     from llama2_core.generate import Request, generate  # noqa: PLC0415
     from llama2_core.training.checkpoint import load_policy  # noqa: PLC0415
@@ -121,8 +122,8 @@ def chat(
         request = Request(tokens, random.getrandbits(62), temperature)
         config = SamplingConfig(max_new_tokens=64)
         ((_, completion),) = generate(policy, [request], config, tokenizer.eos_id)
-        answer = tokenizer.decode(completion.tokens).strip()
-        console.print(f"[cyan]{answer}[/]", highlight=False)
+        answer = until_tag(tokenizer.decode(completion.tokens))
+        console.print(answer, style="cyan", highlight=False, markup=False)
         dialog.append(assistant(answer))
 
 
@@ -183,7 +184,7 @@ def main() -> None:
     try:
         app()
     except (Llama2Error, StorageError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("[yellow]stopped; run the same command again to go on[/]")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama2_core.chat import user
+from llama2_core.chat import until_tag, user
 from llama2_core.config import SamplingConfig
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
@@ -60,7 +60,7 @@ def sample(
     requests = [Request(tokens, seed, temperature) for tokens, seed, temperature in asks]
     config = SamplingConfig(top_p=top_p, max_new_tokens=longest)
     done = dict(generate(model, requests, config, tokenizer.eos_id, stage.slots))
-    return [tokenizer.decode(done[index].tokens).strip() for index in range(len(asks))]
+    return [until_tag(tokenizer.decode(done[index].tokens)) for index in range(len(asks))]
 
 
 def comparisons(stage: Stage) -> dict:
