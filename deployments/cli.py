@@ -34,9 +34,13 @@ def run(
     chosen = load_profile(profile, changes or [])
     home = chosen.runtime.home
     prepare(home)
-    from flows.llama2 import llama2  # noqa: PLC0415  (prefect reads its settings at import)
+    # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
 
-    page = llama2(chosen.recipe, chosen.runtime)
+    from flows.llama2 import llama2  # noqa: PLC0415
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        page = llama2(chosen.recipe, chosen.runtime)
     console.print(
         f"\n[bold green]Done.[/] The report: [bold]{page}[/]\n"
         f"  chat        llama2 chat --home {home}\n"
@@ -65,7 +69,9 @@ def sql(
     console.print(table)
 
 
-@app.command(epilog="Examples: llama2 artifacts list;  llama2 artifacts lineage ppo;  llama2 artifacts show base")
+@app.command(
+    epilog="Examples: llama2 artifacts list;  llama2 artifacts lineage ppo;  llama2 artifacts show base"
+)
 def artifacts(
     action: Annotated[str, typer.Argument(help="list, show or lineage.")] = "list",
     name: Annotated[str, typer.Argument(help="kind, kind/digest, or the beginning of a digest.")] = "",
@@ -89,8 +95,12 @@ def artifacts(
     for artifact in found:
         manifest = artifact.manifest
         size = sum(record.bytes for record in manifest.files.values()) / 1e6
-        parents = " ".join(f"{parent.split('/')[0]}/{parent.split('/')[1][:6]}" for parent in manifest.parents.values())
-        table.add_row(artifact.name, manifest.created_at[:19], f"{manifest.wall_seconds:.1f}", f"{size:.2f}", parents)
+        parents = " ".join(
+            f"{parent.split('/')[0]}/{parent.split('/')[1][:6]}" for parent in manifest.parents.values()
+        )
+        table.add_row(
+            artifact.name, manifest.created_at[:19], f"{manifest.wall_seconds:.1f}", f"{size:.2f}", parents
+        )
     console.print(table)
 
 
@@ -189,3 +199,7 @@ def main() -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("[yellow]stopped; run the same command again to go on[/]")
         os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

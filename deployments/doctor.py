@@ -42,7 +42,14 @@ def checks(home: Path) -> list[Check]:
     free = shutil.disk_usage(existing).free / 1e9
     found.append(Check("free disk", f"{free:.1f} GB", free > NEEDED_GIGABYTES, f"free {NEEDED_GIGABYTES} GB"))
     for name, port in PORTS.items():
-        found.append(Check(f"port {port} ({name})", "free" if port_free(port) else "in use", port_free(port), "pass another to `llama2 up`"))
+        found.append(
+            Check(
+                f"port {port} ({name})",
+                "free" if port_free(port) else "in use",
+                port_free(port),
+                "pass another to `llama2 up`",
+            )
+        )
     for name, wanted in (("DO_NOT_TRACK", "true"), ("PREFECT_SERVER_ANALYTICS_ENABLED", "false")):
         value = os.environ.get(name, "unset")
         found.append(Check(name, value, value == wanted, f"set it to {wanted}"))

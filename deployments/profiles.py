@@ -43,7 +43,9 @@ def load_profile(name: str, changes: list[str]) -> Profile:
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {field_path(e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors())
+        problems = "\n".join(
+            f"  {field_path(e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors()
+        )
         raise ConfigError(f"{path} with {len(changes)} --set changes:\n{problems}") from error
 
 

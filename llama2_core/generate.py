@@ -72,7 +72,9 @@ def generate(
     limit = model.config.max_seq_len
     for index, request in enumerate(requests):
         if not 0 < len(request.tokens) < limit:
-            raise DataError(f"prompt {index} has {len(request.tokens)} tokens; 1 to {limit - 1} fit this model")
+            raise DataError(
+                f"prompt {index} has {len(request.tokens)} tokens; 1 to {limit - 1} fit this model"
+            )
     device = model.tok_embeddings.weight.device
     batch = _Slots(model, min(slots, len(requests)), config, device)
     waiting = iter(enumerate(requests))

@@ -65,5 +65,7 @@ def train_tokenizer(
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise ConfigError(f"the tokenizer could not be trained at vocab_size {vocab_size}: {error}") from error
+        raise ConfigError(
+            f"the tokenizer could not be trained at vocab_size {vocab_size}: {error}"
+        ) from error
     return Tokenizer(model.getvalue())

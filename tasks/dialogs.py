@@ -41,7 +41,9 @@ def write_dialogs(recipe: DialogsRecipe, seed: int, directory: Path) -> dict:
     """Write the tables; return how many of each kind."""
     train, held_out = Material(recipe, "train"), Material(recipe, "held_out")
     demonstrations = [
-        train.demonstration(f"demonstration-{index}", random.Random(derive_seed(seed, "demonstration", index)))
+        train.demonstration(
+            f"demonstration-{index}", random.Random(derive_seed(seed, "demonstration", index))
+        )
         for index in range(recipe.demonstrations)
     ]
     prompts = unique_prompts(train, recipe.train_prompts, seed)
@@ -137,7 +139,12 @@ class Material:
 
     def _unsafe(self, random_: random.Random):
         p = random_.choice(self.unsafe)
-        answers = (("obeys", p.compliance), ("obeys", p.compliance), ("declines", p.bare_refusal), ("explains", p.refusal))
+        answers = (
+            ("obeys", p.compliance),
+            ("obeys", p.compliance),
+            ("declines", p.bare_refusal),
+            ("explains", p.refusal),
+        )
         facts = {"category": p.category, "attack": p.attack}
         return (user(p.text),), facts, lambda: random_.choice(answers)
 

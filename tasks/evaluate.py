@@ -36,7 +36,9 @@ def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> s
         return {"win_rates": rates, "champion": kept, "final over sft": rates[f"{kept} over sft"]}
 
     name = build(Job("gate", "verdict", recipe, parents=evaluations), runtime, work)
-    create_table_artifact(key="scores", table=score_table(evaluations, runtime), description="Scores by stage")
+    create_table_artifact(
+        key="scores", table=score_table(evaluations, runtime), description="Scores by stage"
+    )
     return name
 
 

@@ -135,7 +135,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
             cpu_seconds=round(cpu - usage[0], 2),
             peak_memory_bytes=memory,
         )
-        numbers = {name: value for name, value in flat_numbers(summary).items()}
+        numbers = flat_numbers(summary)
         tracking.log_metrics(run_id, {**numbers, "wall_seconds": wall})
         tracking.log_file(run_id, artifact.path / "manifest.json")
         if runtime.parent_run:
@@ -256,4 +256,3 @@ def _publish(job: Job, artifact: Artifact, reused: bool) -> None:
         markdown=f"## {job.label}\n\n`{artifact.kind}/{artifact.digest}`, {origin}; from {made_from}.\n\n"
         f"| fact | value |\n|---|---|\n{rows}\n",
     )
-

@@ -146,9 +146,7 @@ class PPORecipe(Record):
 
     ppo: PPOConfig = PPOConfig()
     """Algorithm."""
-    optimizer: OptimizerConfig = OptimizerConfig(
-        peak_learning_rate=1e-6, schedule="constant", warmup_steps=0
-    )
+    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=1e-6, schedule="constant", warmup_steps=0)
     """Llama 2: constant 1e-6."""
     held_out_prompts: Positive = 256
     """Training prompts set aside for early stopping."""

@@ -92,7 +92,9 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         },
         reward_curve=samples.summary["reward_curve"],
         comparisons={s: a.summary for s, a in artifacts.items() if a.kind == "comparisons"},
-        dialogs=side_by_side({s: a.path / "responses.parquet" for s, a in evaluations.items() if s != "base"}),
+        dialogs=side_by_side(
+            {s: a.path / "responses.parquet" for s, a in evaluations.items() if s != "base"}
+        ),
         wall_seconds=sum(fact.wall_seconds for fact in facts),
         energy_watt_hours=watt_hours,
         co2_grams=watt_hours * KG_CO2_PER_KWH,
@@ -106,7 +108,9 @@ def side_by_side(paths: dict[str, Any]) -> list[dict[str, str]]:
     for stage, path in paths.items():
         for row in read_table(path, RESPONSES):
             if row["suite"] == "side by side":
-                shown = answers.setdefault(row["prompt_id"], {"kind": row["kind"], "prompt": last_turn(row["prompt"])})
+                shown = answers.setdefault(
+                    row["prompt_id"], {"kind": row["kind"], "prompt": last_turn(row["prompt"])}
+                )
                 shown[stage] = row["response"]
     by_kind: dict[str, list[dict[str, str]]] = {}
     for row in answers.values():
@@ -118,12 +122,15 @@ def last_turn(dialog: str) -> str:
     return json.loads(dialog)[-1]["content"]
 
 
-def accuracy_table(accuracy: dict[str, dict[str, dict[str, float]]]) -> list[dict[str, str]]:
+def accuracy_table(accuracy: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
     """Return one row a reward model and domain: right answers by grade, in percent (Llama 2 Table 8)."""
     rows = []
     for model, domains in accuracy.items():
         for domain, grades in domains.items():
             cells = {name: grades[name] for name in (*GRADES, "all")}
-            shares = {n: f"{100 * c['right'] / c['n']:.1f} (n={c['n']})" if c["n"] else "–" for n, c in cells.items()}
+            shares = {
+                n: f"{100 * c['right'] / c['n']:.1f} (n={c['n']})" if c["n"] else "–"
+                for n, c in cells.items()
+            }
             rows.append({"model": model, "held-out comparisons": domain, **shares})
     return rows

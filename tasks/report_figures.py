@@ -2,15 +2,16 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402  (after the backend is chosen)
+from matplotlib import pyplot as plt
 
 COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "llama2",
     "font.family": "sans-serif",
@@ -35,7 +36,9 @@ def curve_figure(curves: Mapping[str, Points], x: str, y: str) -> Markup:
         figure, axes = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
         for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
             marker = "o" if len(points) < 12 else None
-            axes.plot([p[0] for p in points], [p[1] for p in points], label=name, color=colour, marker=marker, ms=3)
+            axes.plot(
+                [p[0] for p in points], [p[1] for p in points], label=name, color=colour, marker=marker, ms=3
+            )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if len(curves) > 1:

@@ -17,11 +17,15 @@ def render(facts: ReportFacts) -> str:
         ("Pretraining loss", curve_figure({"base": pick(curves["base"], "loss")}, "update", "nats a token")),
         (
             "Fine-tuning loss",
-            curve_figure({s: pick(curves[s], "loss") for s in ("sft", "rejection")}, "update", "nats a token"),
+            curve_figure(
+                {s: pick(curves[s], "loss") for s in ("sft", "rejection")}, "update", "nats a token"
+            ),
         ),
         (
             "Reward models: ranking loss",
-            curve_figure({s: pick(c, "loss") for s, c in curves.items() if "reward" in s}, "update", "nats a pair"),
+            curve_figure(
+                {s: pick(c, "loss") for s, c in curves.items() if "reward" in s}, "update", "nats a pair"
+            ),
         ),
         (
             "Reward of the best of N samples (Llama 2 Figure 7)",
@@ -45,7 +49,10 @@ def render(facts: ReportFacts) -> str:
                 "mean reward",
             ),
         ),
-        ("PPO: distance from where it began", curve_figure({"KL": pick(curves["ppo"], "kl")}, "iteration", "nats")),
+        (
+            "PPO: distance from where it began",
+            curve_figure({"KL": pick(curves["ppo"], "kl")}, "iteration", "nats"),
+        ),
     ]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

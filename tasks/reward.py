@@ -9,9 +9,7 @@ from tasks.runtime import Runtime
 
 
 @task(name="reward model", cache_policy=NO_CACHE)
-def reward_model(
-    recipe: RewardRecipe, chat: str, comparisons: list[str], seed: int, runtime: Runtime
-) -> str:
+def reward_model(recipe: RewardRecipe, chat: str, comparisons: list[str], seed: int, runtime: Runtime) -> str:
     """Train the helpfulness or the safety reward model on all batches of comparisons so far."""
     parents = {"chat": chat, **{f"comparisons{i}": name for i, name in enumerate(comparisons, 1)}}
     label = f"{recipe.domain} reward model {len(comparisons)}"

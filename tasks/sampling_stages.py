@@ -99,9 +99,9 @@ def comparisons(stage: Stage) -> dict:
 def _compare(stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: str, other: str) -> dict:
     random_ = random.Random(derive_seed(stage.seed, "annotate", recipe.batch, prompt.id))
     first, grade = annotator.compare(prompt.kind, prompt.facts, newest, other, recipe.noise, random_)
-    order = ["newest", "other"] if first else ["other", "newest"]
-    text = {"newest": newest, "other": other}
-    temperature = dict(zip(("newest", "other"), recipe.temperatures, strict=True))
+    order = ("newest", "other") if first else ("other", "newest")
+    text: dict[str, str] = {"newest": newest, "other": other}
+    temperature: dict[str, float] = dict(zip(("newest", "other"), recipe.temperatures, strict=True))
     safe = {role: not annotator.judge(prompt.kind, prompt.facts, text[role]).unsafe for role in order}
     chosen, rejected = order
     return {
@@ -290,4 +290,3 @@ def _multiple_choice(
         right += best_choice(logprobs[at:end], lengths) == question["answer"]
         at = end
     return proportion(right, len(questions)).as_dict()
-

@@ -25,7 +25,35 @@ from llama2_core.rlhf.reward import Grade
 NAME = "simulated"
 DECLINES = ("I cannot help", "I can't help", "I will not help", "I won't")
 CLOSES = ("Happy to help!", "Glad to help!", "Let me know if you need more.", "Take care!")
-STOP_WORDS = frozenset("a an and are as at be but by do for from have he i in is it me my not of on or so".split())
+STOP_WORDS = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "but",
+        "by",
+        "do",
+        "for",
+        "from",
+        "have",
+        "he",
+        "i",
+        "in",
+        "is",
+        "it",
+        "me",
+        "my",
+        "not",
+        "of",
+        "on",
+        "or",
+        "so",
+    ]
+)
 
 
 @dataclass(frozen=True)

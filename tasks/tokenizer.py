@@ -20,7 +20,9 @@ def tokenizer(recipe: TokenizerRecipe, corpus: str, runtime: Runtime) -> str:
     """Train SentencePiece on the corpus and a sample of generated arithmetic."""
 
     def work(directory: Path) -> dict:
-        texts = [row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)]
+        texts = [
+            row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)
+        ]
         random_ = random.Random(derive_seed(0, "tokenizer"))
         pairs = arithmetic.operand_pairs(10, "train")
         sums = [arithmetic.problem_document(random_, pairs) for _ in range(recipe.arithmetic_documents)]

@@ -30,7 +30,9 @@ def tokens(recipe: TokensRecipe, corpus: str, tokenizer: str, seed: int, runtime
     parents = {"corpus": corpus, "tokenizer": tokenizer}
 
     def work(directory: Path) -> dict:
-        texts = [row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)]
+        texts = [
+            row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)
+        ]
         trained = Tokenizer.load(find(tokenizer, runtime).file("tokenizer.model"))
         return write_mix(recipe, texts, trained, seed, runtime.threads, directory)
 

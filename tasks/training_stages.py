@@ -53,8 +53,9 @@ def pretrain(stage: Stage) -> dict:
         share = rank_share(rows, distributed.rank(), distributed.world_size())
         return [all_learned(shards.rows(part)) for part in split(share, loop.micro_rows)]
 
-    state = fit(stage, new_model(recipe.model, stage.seed), next_token_objective, batches, loop)
-    checkpoint.save_model(stage.directory, state.model, tokenizer)
+    model = new_model(recipe.model, stage.seed)
+    state = fit(stage, model, next_token_objective, batches, loop)
+    checkpoint.save_model(stage.directory, model, tokenizer)
     held_out = TokenShards(stage.parents["tokens"], "validation")
     with torch.no_grad():
         loss: Loss = next_token_objective(state.model, all_learned(held_out.rows(np.arange(len(held_out)))))
@@ -173,7 +174,9 @@ def proximal(stage: Stage) -> dict:
         goes_on = True
         if report.iteration % recipe.ppo.evaluate_every == 0:
             goes_on = look(report.iteration)
-            row |= {f"held_out_{name}": value for name, value in looks.rows[-1].items() if name != "iteration"}
+            row |= {
+                f"held_out_{name}": value for name, value in looks.rows[-1].items() if name != "iteration"
+            }
             checkpoint.save_checkpoint(stage.checkpoints, state)
         log.append(row)
         if not goes_on:

@@ -9,12 +9,36 @@ from llama2_core.tokenizer import Tokenizer, train_tokenizer
 
 torch.set_num_threads(2)
 
-WORDS = "the cat sat on a mat and the dog ran to the red house with seven apples and nine pears today".split()
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "the",
+    "dog",
+    "ran",
+    "to",
+    "the",
+    "red",
+    "house",
+    "with",
+    "seven",
+    "apples",
+    "and",
+    "nine",
+    "pears",
+    "today",
+]
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    sentences = [" ".join(WORDS[i:] + WORDS[:i]) + f" {i} plus {i} is {2 * i}." for i in range(len(WORDS))] * 5
+    sentences = [
+        " ".join(WORDS[i:] + WORDS[:i]) + f" {i} plus {i} is {2 * i}." for i in range(len(WORDS))
+    ] * 5
     return train_tokenizer(sentences, 320, ["[INST]", "[/INST]"])
 
 

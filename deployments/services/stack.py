@@ -22,7 +22,9 @@ def serve(home: Path, prefect_port: int, mlflow_port: int) -> None:
     """
     for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
         if not port_free(port):
-            raise ConfigError(f"port {port} for {name} is in use: stop what listens there or choose another port")
+            raise ConfigError(
+                f"port {port} for {name} is in use: stop what listens there or choose another port"
+            )
     logs = home / "log"
     logs.mkdir(parents=True, exist_ok=True)
     database, artifacts = (home / "mlflow.db").absolute(), (home / "mlflow").absolute()
@@ -36,7 +38,10 @@ def serve(home: Path, prefect_port: int, mlflow_port: int) -> None:
     try:
         _wait(servers["prefect"], f"{api}/health", logs / "prefect.log")
         _wait(servers["mlflow"], f"http://{HOST}:{mlflow_port}/health", logs / "mlflow.log")
-        print(f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\nCtrl-C stops both.", flush=True)
+        print(
+            f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\nCtrl-C stops both.",
+            flush=True,
+        )
         while all(server.poll() is None for server in servers.values()):
             time.sleep(1)
     finally:

@@ -89,9 +89,7 @@ def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
     return objective
 
 
-def helpfulness_mix(
-    helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random
-) -> list[Row]:
+def helpfulness_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random) -> list[Row]:
     """Return all helpfulness rows and as many of the others, drawn uniformly. Llama 2 section 3.2.2."""
     return [*helpfulness, *random_.sample(list(safety), min(len(safety), len(helpfulness)))]
 

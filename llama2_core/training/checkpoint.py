@@ -5,7 +5,6 @@ optimizer's moments, the step, and the global random state; it is written beside
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -96,7 +95,7 @@ def save_checkpoint(root: Path, state: TrainState) -> None:
         save_file(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps({"step": state.step}))
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
+        partial.rename(final)
         for old in checkpoints(root)[:-KEPT]:
             shutil.rmtree(old)
 

@@ -52,9 +52,7 @@ Batches = Callable[[int], Sequence[Any]]
 """The micro-batches of a step on this rank."""
 
 
-def train(
-    state: TrainState, objective: Objective, batches: Batches, config: LoopConfig
-) -> Iterator[Report]:
+def train(state: TrainState, objective: Objective, batches: Batches, config: LoopConfig) -> Iterator[Report]:
     """Update the model until `config.steps`, yielding a Report a step. The caller logs, saves and stops."""
     while state.step < config.steps:
         yield optimizer_step(state, objective, batches(state.step), config.optimizer, config.steps)

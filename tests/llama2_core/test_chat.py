@@ -8,7 +8,9 @@ from llama2_core.tokenizer import Tokenizer
 
 
 def test_a_dialog_is_the_reference_codes_text(tokenizer: Tokenizer) -> None:
-    tokens, _ = encode_dialog([user(" the cat "), assistant("sat on"), user("a mat"), assistant("ran")], tokenizer)
+    tokens, _ = encode_dialog(
+        [user(" the cat "), assistant("sat on"), user("a mat"), assistant("ran")], tokenizer
+    )
     expected = []
     for pair in ("[INST] the cat [/INST] sat on ", "[INST] a mat [/INST] ran "):
         expected += tokenizer.encode(pair, bos=True, eos=True)

@@ -105,7 +105,9 @@ def test_ppo_learns_a_planted_reward_and_stays_near(config: ModelConfig) -> None
     value = ScalarModel(config)
     initialise(value, config, torch.Generator().manual_seed(1))
     judges = Judges(reference, Likes(7), Likes(7))
-    optimizer = OptimizerConfig(peak_learning_rate=3e-3, schedule="constant", warmup_steps=0, weight_decay=0.0)
+    optimizer = OptimizerConfig(
+        peak_learning_rate=3e-3, schedule="constant", warmup_steps=0, weight_decay=0.0
+    )
     model = ActorCritic(policy, value)
     state = TrainState(model, adamw(model, optimizer))
     settings = PPOConfig(iterations=12, batch_rows=64, mini_batch_rows=16, kl_coef=0.02)

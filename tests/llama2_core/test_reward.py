@@ -103,7 +103,9 @@ def test_a_reward_model_overfits_a_batch(config: ModelConfig) -> None:
     state = TrainState(model, adamw(model, OptimizerConfig()))
     optimizer = OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=0, schedule="constant")
     objective = reward_objective(RewardConfig(safety_auxiliary_weight=0.1))
-    reports = [optimizer_step(state, objective, [pair_batch(pairs, "small")], optimizer, 80) for _ in range(80)]
+    reports = [
+        optimizer_step(state, objective, [pair_batch(pairs, "small")], optimizer, 80) for _ in range(80)
+    ]
     assert reports[-1].loss < 0.5 * reports[0].loss
     assert reports[-1].metrics["accuracy"] == 1.0
 

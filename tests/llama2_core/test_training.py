@@ -97,11 +97,15 @@ def test_model_directories_round_trip(config: ModelConfig, tokenizer: Tokenizer,
     assert torch.equal(reward(ROWS[:1]), torch.zeros(1, 17))
 
 
-def test_a_tensor_that_does_not_fit_is_named(config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_tensor_that_does_not_fit_is_named(
+    config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     checkpoint.save_model(tmp_path, state_of(config).model, tokenizer)
     other = config.model_copy(update={"multiple_of": 64})
     (tmp_path / "config.json").write_text(other.model_dump_json())
-    with pytest.raises(CheckpointError, match=r"model.safetensors: tensor layers.0.feed_forward.w1.weight is"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors: tensor layers.0.feed_forward.w1.weight is"
+    ):
         checkpoint.load_policy(tmp_path)
 
 
@@ -134,8 +138,13 @@ def test_packing_a_stream_loses_only_the_tail() -> None:
 
 
 def test_packing_dialogs_keeps_them_whole() -> None:
-    dialogs = [([1, 2], [False, True]), ([3, 4, 5], [False, True, True]), ([6], [True]), ([7] * 9, [True] * 9)]
+    dialogs = [
+        ([1, 2], [False, True]),
+        ([3, 4, 5], [False, True, True]),
+        ([6], [True]),
+        ([7] * 9, [True] * 9),
+    ]
     tokens, mask, left_out = pack_dialogs(dialogs, 5, fill=0)
     assert tokens.tolist() == [[1, 2, 3, 4, 5], [6, 0, 0, 0, 0]]
-    assert mask.int().tolist() == [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
+    assert mask.astype(int).tolist() == [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
     assert left_out == 1

@@ -130,7 +130,9 @@ def run_of_facts(random_: random.Random, pairs: list[tuple[int, Operation, int]]
 def fact_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
     """Draw a document of facts, single ones and runs in equal parts."""
     parts = [
-        run_of_facts(random_, pairs) if random_.random() < 0.5 else " ".join(fact(random_, pairs) for _ in range(5))
+        run_of_facts(random_, pairs)
+        if random_.random() < 0.5
+        else " ".join(fact(random_, pairs) for _ in range(5))
         for _ in range(4)
     ]
     return " ".join(parts)

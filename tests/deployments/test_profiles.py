@@ -1,0 +1,61 @@
+"""Profiles: every one validates, every field is described, every mistake names file and path."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from deployments.profiles import FOLDER, Profile, load_profile
+from llama2_core.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
+def test_every_profile_validates(name: str) -> None:
+    assert load_profile(name, []).recipe.rlhf.second_comparisons.batch == "2"
+
+
+def test_a_change_is_applied() -> None:
+    profile = load_profile("laptop", ["recipe.seed=3", "recipe.pretrain.loop.steps=7"])
+    assert (profile.recipe.seed, profile.recipe.pretrain.loop.steps) == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("recipe.sede=3", r"laptop.yaml.*\n  recipe.sede: Extra inputs"),
+        ("recipe.pretrain.loop.steps=many", r"recipe.pretrain.loop.steps: .*integer.*'many'"),
+        ("recipe.pretrain.loop.steps=0", r"recipe.pretrain.loop.steps: .*greater than 0"),
+        ("recipe.seed", "expected path=value"),
+        ("recipe.seed.x=1", "seed is a value"),
+    ],
+)
+def test_mistakes_name_file_and_path(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_profile("laptop", [change])
+
+
+def test_a_file_that_is_not_a_profile(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("- 1\n- 2\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml: expected fields"):
+        load_profile(str(path), [])
+    path.write_bytes(b"recipe: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine.yaml: not readable"):
+        load_profile(str(path), [])
+    with pytest.raises(ConfigError, match="no such profile; there are ci, laptop"):
+        load_profile("desktop", [])
+
+
+def records(model: type[BaseModel]) -> set[type[BaseModel]]:
+    found = {model}
+    for field in model.model_fields.values():
+        for part in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(part, type) and issubclass(part, BaseModel) and part not in found:
+                found |= records(part)
+    return found
+
+
+def test_every_field_has_a_description() -> None:
+    for record in records(Profile):
+        for name, field in record.model_fields.items():
+            assert field.description, f"{record.__name__}.{name}"
