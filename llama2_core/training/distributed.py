@@ -1,4 +1,7 @@
-"""Distribution, kept outside the model: one process, or torchrun's many with FSDP2."""
+"""Distribution, kept outside the model: one process, or torchrun's many with FSDP2.
+
+Sharding is imported where it is needed: it takes a second, and a single process needs none of it.
+"""
 
 import os
 from datetime import timedelta
@@ -6,8 +9,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llama2_core.model import Block
 
@@ -44,6 +45,8 @@ def sum_across_ranks(values: Tensor) -> Tensor:
 def shard(model: nn.Module) -> nn.Module:
     """Shard parameters, gradients and optimizer state over ranks, a block at a time (FSDP2); one rank: nothing."""
     if world_size() > 1:
+        from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
         for module in model.modules():
             if isinstance(module, Block):
                 fully_shard(module)
@@ -53,12 +56,19 @@ def shard(model: nn.Module) -> nn.Module:
 
 def full(tensor: Tensor) -> Tensor:
     """Return the whole of a possibly sharded tensor; every rank must call."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if world_size() > 1:
+        from torch.distributed.tensor import DTensor  # noqa: PLC0415
+
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
     """Lay out a whole tensor as the target is: same device, same sharding."""
     value = value.to(target.device, target.dtype)
-    if isinstance(target, DTensor):
-        return distribute_tensor(value, target.device_mesh, target.placements)
+    if world_size() > 1:
+        from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: PLC0415
+
+        if isinstance(target, DTensor):
+            return distribute_tensor(value, target.device_mesh, target.placements)
     return value

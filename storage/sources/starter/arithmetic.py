@@ -87,8 +87,8 @@ def operand_pairs(largest: int, split: Split) -> list[tuple[int, Operation, int]
     """Return every (a, operation, b) of a split with operands from 1 to `largest` and no negative result."""
     numbers = range(1, largest + 1)
     pairs: list[tuple[int, Operation, int]] = [(a, "+", b) for a in numbers for b in numbers]
-    pairs += [(a, "-", b) for a in numbers for b in numbers if a >= b]
-    return [pair for pair in pairs if is_held_out(*pair) == (split == "held_out")]
+    differences: list[tuple[int, Operation, int]] = [(a, "-", b) for a in numbers for b in numbers if a >= b]
+    return [pair for pair in pairs + differences if is_held_out(*pair) == (split == "held_out")]
 
 
 def problem(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> Problem:
