@@ -68,7 +68,9 @@ def main() -> None:
                 step()
             speeds[name].append(STEPS * ROWS * TINY_0_9M.max_seq_len / (time.perf_counter() - started))
     for name, values in speeds.items():
-        print(f"{name:16} {statistics.median(values):8.0f} tokens/s  ({min(values):.0f} to {max(values):.0f})")
+        print(
+            f"{name:16} {statistics.median(values):8.0f} tokens/s  ({min(values):.0f} to {max(values):.0f})"
+        )
     ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
     print(f"ratio {statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
 

@@ -40,12 +40,16 @@ def sample_tokens(logits: Tensor, temperature: Tensor, top_p: float, uniform: Te
     """
     greedy = logits.argmax(-1)
     scaled = logits / temperature.clamp(min=1e-6).unsqueeze(-1)
-    probabilities, order = scaled.softmax(-1).sort(dim=-1, descending=True)
-    before = probabilities.cumsum(-1) - probabilities
-    cumulated = probabilities.masked_fill(before > top_p, 0.0).cumsum(-1)
+    probabilities, order = scaled.softmax(-1), None
+    if top_p < 1:
+        probabilities, order = probabilities.sort(dim=-1, descending=True)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill(before > top_p, 0.0)
+    cumulated = probabilities.cumsum(-1)
     target = uniform.unsqueeze(-1) * cumulated[:, -1:]
     choice = torch.searchsorted(cumulated, target, right=True).clamp(max=logits.shape[-1] - 1)
-    return torch.where(temperature > 0, order.gather(-1, choice).squeeze(-1), greedy)
+    drawn = choice if order is None else order.gather(-1, choice)
+    return torch.where(temperature > 0, drawn.squeeze(-1), greedy)
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
