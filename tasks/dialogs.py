@@ -22,7 +22,7 @@ from tasks.runtime import Runtime
 from tasks.simulated_annotator import CLOSES
 from tasks.tables import dialog_to_json
 
-KINDS = {"problem": 0.4, "definition": 0.1, "conversation": 0.15, "unsafe": 0.2, "borderline": 0.15}
+KINDS = {"problem": 0.45, "definition": 0.05, "conversation": 0.1, "unsafe": 0.2, "borderline": 0.2}
 """Share of each kind in demonstrations and prompts."""
 LONGEST_WORDS = 14
 HELD_OUT_EVERY = 6

@@ -66,7 +66,7 @@ class DialogsRecipe(Record):
 
     demonstrations: Positive = 3000
     """Dialogs for SFT, of deliberately mixed quality."""
-    train_prompts: Positive = 6000
+    train_prompts: Positive = 4500
     """Prompts for comparisons, rejection sampling and PPO."""
     held_out_prompts: Positive = 700
     """Prompts for evaluation; no operand pair, word, conversation or unsafe act of theirs is trained on."""
