@@ -4,7 +4,6 @@ A stage runs in this process when it is given as a function, else in a worker (s
 it works in the artifact's partial directory, and a second try resumes there.
 """
 
-import ctypes
 import json
 import os
 import resource
@@ -28,6 +27,7 @@ from storage.artifacts import Artifact, Store, digest_of
 from storage.disk import require_free_space
 from storage.metrics import Tail
 from storage.tracking import Tracker
+from tasks.process import die_with_parent
 from tasks.runtime import Runtime
 
 FORMAT_VERSIONS = {
@@ -49,7 +49,6 @@ FORMAT_VERSIONS = {
 JOB, SUMMARY, DONE, METRICS = "job.json", "summary.json", "DONE", "metrics.jsonl"
 POLL_SECONDS = 0.5
 TAIL_CHARACTERS = 2000
-PR_SET_PDEATHSIG = 1
 
 Work = Callable[[Path], dict[str, Any]]
 console = Console()
@@ -228,12 +227,6 @@ def _child(command: list[str], directory: Path, threads: int) -> Iterator[subpro
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _bar() -> Progress:

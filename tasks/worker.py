@@ -4,10 +4,8 @@ Reads DIR/job.json, resumes from DIR/checkpoints, writes DIR/metrics.jsonl, the 
 and, last, DIR/DONE.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import torch
 
 from llama2_core.training import distributed
 from tasks import sampling_stages, training_stages
+from tasks.process import die_with_parent
 from tasks.stage import Stage
 
 STAGES = {
@@ -26,12 +25,10 @@ STAGES = {
     "samples": sampling_stages.samples,
     "evaluation": sampling_stages.evaluation,
 }
-PR_SET_PDEATHSIG = 1
 
 
 def main(directory: Path) -> None:
-    if sys.platform == "linux":  # also when torchrun stands between us and the parent
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()  # torchrun may stand between us and the parent that asked for it
     job = json.loads((directory / "job.json").read_text())
     torch.set_num_threads(job["settings"]["threads"])
     distributed.start()
