@@ -9,7 +9,7 @@ from flows.reward import comparisons, reward
 from flows.rlhf import ppo, rejection
 from flows.sft import dialogs, sft
 from tasks.evaluate import gate
-from tasks.pipeline import finish_run, start_run
+from tasks.pipeline import finish_run, tracked_run
 from tasks.recipes import EvaluationRecipe, Llama2Recipe
 from tasks.report import report
 from tasks.runtime import Runtime
@@ -18,8 +18,12 @@ from tasks.runtime import Runtime
 @flow(name="llama2")
 def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) -> str:
     """Run every stage from documents to an aligned chat model; return the path of the report."""
+    with tracked_run(recipe, runtime) as tracked:
+        return run_stages(recipe, tracked)
+
+
+def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     r, seed = recipe.rlhf, recipe.seed
-    runtime = start_run(recipe, runtime)
 
     documents = corpus(recipe.corpus, runtime)
     vocabulary = tokenizer(recipe.tokenizer, documents, runtime)

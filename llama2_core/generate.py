@@ -121,16 +121,18 @@ class _Slots:
         if not taken:
             return
         slots = torch.tensor([slot for slot, _, _ in taken], device=self.positions.device)
-        prompts = [list(request.tokens) for _, _, request in taken]
-        lengths = torch.tensor([len(prompt) for prompt in prompts], device=slots.device)
-        tokens = pad_right(prompts).to(slots.device)
-        cache = KVCache(self.model.config, len(taken), tokens.shape[1], self.cache.keys)
+        prompts = [tuple(request.tokens) for _, _, request in taken]
+        unique = list(dict.fromkeys(prompts))  # K samples of a prompt are neighbours: it is read once
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=slots.device)
+        lengths = torch.tensor([len(prompt) for prompt in unique], device=slots.device)
+        tokens = pad_right(unique).to(slots.device)
+        cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys)
         positions = torch.arange(tokens.shape[1], device=slots.device).expand_as(tokens)
         hidden = self.model.hidden(tokens, cache, positions)
-        last = hidden[torch.arange(len(taken), device=slots.device), lengths - 1]
-        self.logits[slots] = self.model.output(last).float()
-        self.cache.replace_rows(slots, cache)
-        self.positions[slots] = lengths
+        last = hidden[torch.arange(len(unique), device=slots.device), lengths - 1]
+        self.logits[slots] = self.model.output(last).float()[rows]
+        self.cache.replace_rows(slots, cache, rows)
+        self.positions[slots] = lengths[rows]
         for slot, owner, request in taken:
             stream = torch.Generator().manual_seed(request.seed)
             self.uniforms[slot] = torch.rand(self.config.max_new_tokens, generator=stream)

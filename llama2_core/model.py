@@ -55,11 +55,11 @@ class KVCache:
         end = int(positions.max()) + 1
         return self.keys[layer, :, :end], self.values[layer, :, :end]
 
-    def replace_rows(self, rows: Tensor, other: "KVCache") -> None:
-        """Copy the rows of a shorter cache over the given rows of this one."""
+    def replace_rows(self, rows: Tensor, other: "KVCache", other_rows: Tensor) -> None:
+        """Copy rows of a shorter cache over the given rows of this one."""
         capacity = other.keys.shape[2]
-        self.keys[:, rows, :capacity] = other.keys
-        self.values[:, rows, :capacity] = other.values
+        self.keys[:, rows, :capacity] = other.keys[:, other_rows]
+        self.values[:, rows, :capacity] = other.values[:, other_rows]
 
 
 class Attention(nn.Module):

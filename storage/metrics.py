@@ -34,11 +34,11 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 class Tail:
-    """Follows a log that grows, and may be cut back when its writer resumes."""
+    """Follows a log that grows, and may be cut back when its writer resumes; rows up to `seen_step` are old news."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seen_step: int = 0) -> None:
         self.path = path
-        self._seen_step = 0
+        self._seen_step = seen_step
 
     def new_rows(self) -> list[Row]:
         """Return complete rows with a step not yet returned."""

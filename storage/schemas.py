@@ -83,7 +83,10 @@ RESPONSES = pa.schema(
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as zstd Parquet, whole or not at all. Raises DiskFull."""
+    """Write rows as zstd Parquet, whole or not at all. Raises DiskFull, ValueError for a row of other columns."""
+    for index, row in enumerate(rows):
+        if row.keys() != set(schema.names):
+            raise ValueError(f"{path.name}: row {index} has {sorted(row)}, expected {sorted(schema.names)}")
     with atomic_path(path) as temporary:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
 

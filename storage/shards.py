@@ -13,6 +13,7 @@ from storage.disk import atomic_path
 from storage.errors import SourceError
 
 ROW_GROUP = 1024
+CACHE_BYTES = 256 << 20
 
 
 def write_shards(
@@ -36,10 +37,18 @@ def write_shards(
 class TokenShards:
     """Random access to the rows of all shards of one name, in order."""
 
-    def __init__(self, directory: Path, name: str, cached_groups: int = 512) -> None:
+    def __init__(self, directory: Path, name: str, cache_bytes: int = CACHE_BYTES) -> None:
+        """Open the shards; `cache_bytes` bounds the decoded rows kept in memory.
+
+        Raises SourceError naming the first shard that is missing or unreadable.
+        """
         paths = sorted(directory.glob(f"{name}-*.parquet"))
         if not paths:
             raise SourceError(f"{directory} holds no {name}-*.parquet shards. Run the tokens stage.")
+        for index, path in enumerate(paths):
+            expected = directory / f"{name}-{index:05d}.parquet"
+            if path != expected:
+                raise SourceError(f"{expected} is missing. Build the tokens artifact again.")
         self._files = [_open(path) for path in paths]
         groups = [
             (file, group, file.metadata.row_group(group).num_rows)
@@ -48,7 +57,8 @@ class TokenShards:
         ]
         self._groups = [(file, group) for file, group, _ in groups]
         self._starts = np.cumsum([0, *(rows for _, _, rows in groups)])
-        self._read = lru_cache(maxsize=cached_groups)(self._read_group)
+        row_bytes = 4 * self._files[0].schema_arrow.field("tokens").type.list_size
+        self._read = lru_cache(maxsize=max(1, cache_bytes // (ROW_GROUP * row_bytes)))(self._read_group)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -68,6 +68,10 @@ class Tracker:
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
 
+    def last_step(self, run_id: str, metric: str) -> int:
+        """Return the highest step of a metric logged so far, 0 when there is none."""
+        return max((point.step for point in self._client.get_metric_history(run_id, metric)), default=0)
+
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
         self._client.log_artifact(run_id, str(path), folder or None)
 

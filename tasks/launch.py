@@ -177,7 +177,7 @@ def _run_worker(
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
     (directory / DONE).unlink(missing_ok=True)
-    tail = Tail(directory / METRICS)
+    tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
     with _child(_command(job.processes, directory), directory, runtime.threads) as child, _bar() as bar:
         line = bar.add_task(job.label, total=None)
         while True:

@@ -1,5 +1,7 @@
 """The run of the whole pipeline in MLflow: a parent of every stage's run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,18 @@ from storage.artifacts import digest_of
 from tasks.launch import find, flat_numbers, tracker
 from tasks.recipes import Llama2Recipe
 from tasks.runtime import Runtime
+
+
+@contextmanager
+def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
+    """Yield the runtime with a parent run that stages become children of; on an error, end it as what it was."""
+    runtime = start_run(recipe, runtime)
+    try:
+        yield runtime
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        tracker(runtime).finish(runtime.parent_run, "KILLED" if stopped else "FAILED")
+        raise
 
 
 @task(name="start run", cache_policy=NO_CACHE)

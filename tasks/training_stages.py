@@ -10,7 +10,7 @@ import torch
 from llama2_core.chat import encode_dialog
 from llama2_core.config import LoopConfig, OptimizerConfig, SamplingConfig
 from llama2_core.data.packing import pack_dialogs
-from llama2_core.data.sampler import rank_share, step_indices
+from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.model import Transformer
 from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
@@ -108,9 +108,10 @@ def reward(stage: Stage) -> dict:
     if not pairs:
         raise DataError(f"there is no {recipe.domain} comparison to train on")
     loop = epochs_loop(len(pairs), recipe.epochs, recipe.rows, recipe.optimizer)
+    lengths = np.array([max(len(pair.chosen), len(pair.rejected)) for pair in pairs])
 
     def batches(step: int) -> list:
-        rows = step_indices(len(pairs), loop.rows, stage.seed, step)
+        rows = bucketed_indices(lengths, loop.rows, stage.seed, step, loop.steps)
         share = rank_share(rows, distributed.rank(), distributed.world_size())
         return [
             pair_batch([pairs[index] for index in part], recipe.reward.margin)

@@ -25,6 +25,22 @@ def step_indices(total: int, rows: int, seed: int, step: int) -> np.ndarray:
     return np.array([_permutation(total, seed, int(e))[o] for e, o in zip(epochs, offsets, strict=True)])
 
 
+def bucketed_indices(
+    lengths: np.ndarray, rows: int, seed: int, step: int, steps: int, window: int = 8
+) -> np.ndarray:
+    """Return the batch of a step as `step_indices` would, with rows of like length together.
+
+    The rows of `window` neighbouring steps are sorted by length, cut into batches, and the batches shuffled: less
+    padding, the same rows in every window. `steps` is the length of the run, whose last window may be shorter.
+    """
+    first = step - step % window
+    count = min(window, steps - first)
+    pool = np.concatenate([step_indices(len(lengths), rows, seed, first + index) for index in range(count)])
+    batches = pool[np.argsort(lengths[pool], kind="stable")].reshape(count, rows)
+    order = np.random.default_rng(derive_seed(seed, "bucket", first)).permutation(count)
+    return batches[order[step - first]]
+
+
 def rank_share(indices: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     """Return this rank's part of a global batch."""
     return indices[rank::world_size]

@@ -101,16 +101,15 @@ def safety_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: rando
 
 @torch.inference_mode()
 def score_rows(model: nn.Module, rows: Sequence[Sequence[int]], batch_rows: int = 128) -> list[float]:
-    """Return the raw score of every row of tokens, batched by length."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    scores = [0.0] * len(rows)
-    for start in range(0, len(order), batch_rows):
-        chunk = order[start : start + batch_rows]
-        tokens = pad_right([rows[index] for index in chunk])
-        last = torch.tensor([len(rows[index]) - 1 for index in chunk])
-        for index, score in zip(chunk, sequence_scores(model, tokens, last).tolist(), strict=True):
-            scores[index] = score
-    return scores
+    """Return the raw score of every row of tokens, batched by length; equal rows are scored once."""
+    keys = [tuple(row) for row in rows]
+    unique = sorted(set(keys), key=lambda key: (len(key), key))
+    scores: dict[tuple[int, ...], float] = {}
+    for start in range(0, len(unique), batch_rows):
+        chunk = unique[start : start + batch_rows]
+        last = torch.tensor([len(row) - 1 for row in chunk])
+        scores |= zip(chunk, sequence_scores(model, pad_right(chunk), last).tolist(), strict=True)
+    return [scores[key] for key in keys]
 
 
 def combined_score(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, threshold: float) -> Tensor:

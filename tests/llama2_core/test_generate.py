@@ -50,3 +50,13 @@ def test_slots_do_not_change_what_is_said(model: Transformer) -> None:
 def test_a_prompt_without_room_is_named(model: Transformer) -> None:
     with pytest.raises(DataError, match="prompt 0 has 64 tokens"):
         list(generate(model, [Request([1] * 64, 0, 1.0)], SamplingConfig(), 2))
+
+
+def test_samples_of_one_prompt_share_its_prefill_and_differ(model: Transformer) -> None:
+    requests = [Request([1, 5, 9 + i // 4], i, 1.0) for i in range(8)]
+    config = SamplingConfig(max_new_tokens=12, top_p=1.0)
+    together = dict(generate(model, requests, config, 2, slots=8))
+    for index, request in enumerate(requests):
+        alone = dict(generate(model, [request], config, 2))[0]
+        assert together[index].tokens == alone.tokens
+    assert len({tuple(together[index].tokens) for index in range(4)}) > 1

@@ -112,3 +112,9 @@ def test_tail_outlives_a_log_that_is_cut_back(tmp_path: Path) -> None:
     assert tail.new_rows() == []
     write(path, range(7, 10), resumed_step=6)
     assert steps(tail.new_rows()) == [8, 9]
+
+
+def test_tail_of_a_resumed_parent_skips_what_was_already_told(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, range(1, 8))
+    assert steps(Tail(path, seen_step=5).new_rows()) == [6, 7]

@@ -32,7 +32,7 @@ def test_random_access_equals_what_was_written(vocab_size: int, tmp_path: Path) 
 def test_a_small_cache_reads_the_same(tmp_path: Path) -> None:
     written = some_rows(4000, 5, 100)
     write_shards(tmp_path, "train", iter(written), 5, rows_per_shard=1500)
-    shards = TokenShards(tmp_path, "train", cached_groups=1)
+    shards = TokenShards(tmp_path, "train", cache_bytes=1)
     order = np.random.default_rng(1).permutation(4000)[:60]
     assert np.array_equal(shards.rows(order), written[order])
 
@@ -57,4 +57,11 @@ def test_missing_and_broken_shards_are_named(tmp_path: Path) -> None:
     write_shards(tmp_path, "train", iter(some_rows(30, 4, 10)), 4, rows_per_shard=10)
     (tmp_path / "train-00001.parquet").write_bytes(b"cut short")
     with pytest.raises(SourceError, match=r"train-00001\.parquet"):
+        TokenShards(tmp_path, "train")
+
+
+def test_a_missing_middle_shard_is_named(tmp_path: Path) -> None:
+    write_shards(tmp_path, "train", iter(some_rows(5000, 9, 100)), 9, rows_per_shard=2100)
+    (tmp_path / "train-00001.parquet").unlink()
+    with pytest.raises(SourceError, match=r"train-00001\.parquet is missing"):
         TokenShards(tmp_path, "train")
