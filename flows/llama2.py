@@ -25,12 +25,12 @@ def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) 
 def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     r, seed = recipe.rlhf, recipe.seed
 
+    talk = dialogs(recipe.dialogs, seed, runtime)
     documents = corpus(recipe.corpus, runtime)
     vocabulary = tokenizer(recipe.tokenizer, documents, runtime)
     shards = tokens(recipe.tokens, documents, vocabulary, seed, runtime)
     base = pretrain(recipe.pretrain, shards, vocabulary, seed, runtime)
 
-    talk = dialogs(recipe.dialogs, seed, runtime)
     chat = sft(recipe.sft, base, talk, seed, runtime)
     variant = sft(recipe.sft_variant, base, talk, seed + 1, runtime, "SFT variant")
 

@@ -38,12 +38,12 @@ class TokensRecipe(Record):
     """Training tokens, over all sources; sources are repeated until they fill their share."""
     row_tokens: Positive = 129
     """Tokens a row: the context, and one more to predict."""
-    prose_share: Share = 0.4
+    prose_share: Share = 0.25
     """Corpus documents."""
-    problem_share: Share = 0.35
+    problem_share: Share = 0.4
     """Generated word problems with their solutions."""
-    fact_share: Share = 0.25
-    """Generated bare facts, half of them in runs such as "3 + 1 = 4. 3 + 2 = 5."."""
+    fact_share: Share = 0.35
+    """Generated bare facts: runs of neighbours, families of sums and differences, single ones."""
     largest_operand: Positive = 10
     """Largest number in a sum or difference."""
     validation_rows: Positive = 64
@@ -64,7 +64,7 @@ class PretrainRecipe(Record):
 class DialogsRecipe(Record):
     """Demonstrations and prompts of the starter data: chat, arithmetic, definitions, safety."""
 
-    demonstrations: Positive = 3000
+    demonstrations: Positive = 4000
     """Dialogs for SFT, of deliberately mixed quality."""
     train_prompts: Positive = 4500
     """Prompts for comparisons, rejection sampling and PPO."""
@@ -81,9 +81,9 @@ class FineTuneRecipe(Record):
 
     epochs: Positive = 2
     """Passes over the dialogs. Llama 2: 2."""
-    rows: Positive = 32
+    rows: Positive = 16
     """Packed rows an update. Llama 2: 64."""
-    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=10)
+    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=10)
     """Llama 2: 2e-5, cosine."""
 
 
@@ -103,7 +103,7 @@ class ComparisonsRecipe(Record):
     """Name of the batch; batches are weekly in the paper."""
     prompts: Positive = 2400
     """Prompts compared."""
-    temperatures: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.1)
+    temperatures: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.0)
     """Of the newest and of the other model."""
     noise: Share = 0.05
     """How often the simulated annotator picks the answer it likes less."""
@@ -133,9 +133,9 @@ class RejectionRecipe(Record):
 
     samples: Positive = 8
     """K. Not published."""
-    prompts: Positive = 1500
+    prompts: Positive = 2000
     """Prompts sampled."""
-    temperatures: tuple[PositiveFloat, ...] = (1.0, 1.2)
+    temperatures: tuple[PositiveFloat, ...] = (0.8, 1.0)
     """Cycled over the K samples. Llama 2 finds 1.2 to 1.3 best."""
     sampling: SamplingRecipe = SamplingRecipe()
     """Answers."""

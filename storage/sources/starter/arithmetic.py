@@ -127,14 +127,26 @@ def run_of_facts(random_: random.Random, pairs: list[tuple[int, Operation, int]]
     return " ".join(run)
 
 
+def fact_family(random_: random.Random, largest: int) -> str:
+    """Draw two numbers' sums and differences, "3 + 4 = 7. 7 - 3 = 4.", leaving out those held out for tests."""
+    a, b = random_.randint(1, largest), random_.randint(1, largest)
+    family: list[tuple[int, Operation, int]] = [(a, "+", b), (b, "+", a), (a + b, "-", a), (a + b, "-", b)]
+    random_.shuffle(family)
+    return " ".join(state(*member) for member in family if not is_held_out(*member))
+
+
 def fact_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
-    """Draw a document of facts, single ones and runs in equal parts."""
-    parts = [
-        run_of_facts(random_, pairs)
-        if random_.random() < 0.5
-        else " ".join(fact(random_, pairs) for _ in range(5))
-        for _ in range(4)
-    ]
+    """Draw a document of facts: runs, families and single ones in about equal parts."""
+    largest = max(a for a, _, _ in pairs)
+    parts = []
+    for _ in range(4):
+        kind = random_.random()
+        if kind < 0.35:
+            parts.append(run_of_facts(random_, pairs))
+        elif kind < 0.7:
+            parts += [fact_family(random_, largest) for _ in range(2)]
+        else:
+            parts.append(" ".join(fact(random_, pairs) for _ in range(5)))
     return " ".join(parts)
 
 
