@@ -4,6 +4,7 @@ import json
 import os
 import random
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from deployments.doctor import checks
 from deployments.environment import prepare
 from deployments.profiles import load_profile
+from deployments.services.prefect_server import prefect_server
 from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
 from storage.errors import ArtifactNotFound, StorageError
@@ -34,19 +36,31 @@ def run(
     chosen = load_profile(profile, changes or [])
     home = chosen.runtime.home
     prepare(home)
-    # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
+    with prefect_server(home):
+        # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
+        from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
 
-    from flows.llama2 import llama2  # noqa: PLC0415
+        from flows.llama2 import llama2  # noqa: PLC0415
 
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        page = llama2(chosen.recipe, chosen.runtime)
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                page = Path(llama2(chosen.recipe, chosen.runtime))
+        except KeyboardInterrupt:
+            console.print("[yellow]Stopped. Run the same command again to go on.[/]")
+            raise typer.Exit(130) from None
+        finally:
+            APILogHandler().flush()
     console.print(
         f"\n[bold green]Done.[/] The report: [bold]{page}[/]\n"
         f"  chat        llama2 chat --home {home}\n"
         f"  preferences llama2 sql --home {home} 'select grade, count(*) from comparisons group by all'\n"
         f"  MLflow and Prefect   make serve, then http://127.0.0.1:5000 and http://127.0.0.1:4200"
     )
+    if console.is_terminal and (
+        sys.platform == "darwin" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
+    ):
+        webbrowser.open(page.absolute().as_uri())
 
 
 @app.command(epilog='Example: llama2 sql "select grade, count(*) from comparisons group by all"')
@@ -196,9 +210,6 @@ def main() -> None:
     except (Llama2Error, StorageError) as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("[yellow]stopped; run the same command again to go on[/]")
-        os._exit(130)
 
 
 if __name__ == "__main__":

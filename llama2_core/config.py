@@ -127,6 +127,8 @@ class PPOConfig(Record):
     """Responses sampled an iteration. Llama 2: 512."""
     mini_batch_rows: Positive = 64
     """Rows of one gradient step. Llama 2: 64."""
+    micro_rows: Positive = 16
+    """Most rows in one forward pass; rows of like length go together. Changes memory and speed only."""
     clip_range: PositiveFloat = 0.2
     """PPO clipping threshold. Llama 2: 0.2."""
     kl_coef: NaturalFloat = 0.01

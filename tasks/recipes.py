@@ -1,6 +1,8 @@
 """What defines a stage's result: every field here enters the digest of what it makes. No prefect, no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from llama2_core.config import (
     LoopConfig,
@@ -43,9 +45,11 @@ class TokensRecipe(Record):
     problem_share: Share = 0.4
     """Generated word problems with their solutions."""
     fact_share: Share = 0.35
-    """Generated bare facts: runs of neighbours, families of sums and differences, single ones."""
+    """Generated bare facts: runs of neighbours, countings, families of sums and differences, single ones."""
     largest_operand: Positive = 10
-    """Largest number in a sum or difference."""
+    """Largest number in a word problem's sum or difference."""
+    largest_fact_operand: Positive = 20
+    """Largest number in a bare fact; the wider, the less a model can know by heart."""
     validation_rows: Positive = 64
     """Rows of prose kept for the validation loss."""
 
@@ -118,6 +122,8 @@ class RewardRecipe(Record):
 
     domain: Literal["helpfulness", "safety"] = "helpfulness"
     """Which of the two, hence which mix of comparisons."""
+    helpfulness_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Helpfulness comparisons in the safety model's mix. Llama 2: 0.1."""
     reward: RewardConfig = RewardConfig()
     """Loss."""
     epochs: Positive = 1

@@ -46,6 +46,7 @@ def write_mix(
     random_ = random.Random(derive_seed(seed, "mix"))
     random_.shuffle(texts)
     pairs = arithmetic.operand_pairs(recipe.largest_operand, "train")
+    fact_pairs = arithmetic.operand_pairs(recipe.largest_fact_operand, "train")
     prose = tokenizer.encode_many(texts, threads)
     framed = [[tokenizer.bos_id, *ids, tokenizer.eos_id] for ids in prose]
     rows = list(pack_stream(framed, recipe.row_tokens))
@@ -69,7 +70,7 @@ def write_mix(
     mixed = [prose_rows[index % len(prose_rows)] for index in range(budgets["prose"])]
     generators: dict[str, Text] = {
         "problems": lambda: arithmetic.problem_document(random_, pairs),
-        "facts": lambda: arithmetic.fact_document(random_, pairs),
+        "facts": lambda: arithmetic.fact_document(random_, fact_pairs),
     }
     for name, text in generators.items():
         stream = pack_stream(documents(text, tokenizer, threads), recipe.row_tokens)

@@ -103,8 +103,10 @@ def reward(stage: Stage) -> dict:
     limit = model.config.max_seq_len
     train, held_out = read_comparisons(sources, tokenizer, limit)
     random_ = random.Random(derive_seed(stage.seed, "mix"))
-    mix = helpfulness_mix if recipe.domain == "helpfulness" else safety_mix
-    pairs = mix(train["helpfulness"], train["safety"], random_)
+    if recipe.domain == "helpfulness":
+        pairs = helpfulness_mix(train["helpfulness"], train["safety"], random_)
+    else:
+        pairs = safety_mix(train["helpfulness"], train["safety"], recipe.helpfulness_share, random_)
     if not pairs:
         raise DataError(f"there is no {recipe.domain} comparison to train on")
     loop = epochs_loop(len(pairs), recipe.epochs, recipe.rows, recipe.optimizer)
@@ -169,7 +171,7 @@ def proximal(stage: Stage) -> dict:
     if not looks.rows:
         look(0)
     log = MetricLog(stage.metrics, state.step // updates)
-    iterations = ppo(state, judges, sample, recipe.ppo, recipe.optimizer, recipe.ppo.mini_batch_rows)
+    iterations = ppo(state, judges, sample, recipe.ppo, recipe.optimizer)
     for report in iterations if looks.since_best() < recipe.ppo.patience else ():
         row = {"step": report.iteration, "of": recipe.ppo.iterations, **report.metrics}
         goes_on = True

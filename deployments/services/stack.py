@@ -6,13 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
-
 from deployments.doctor import port_free
+from deployments.services.prefect_server import HOST, wait_until_healthy
 from llama2_core.errors import ConfigError
 
 START_SECONDS = 90
-HOST = "127.0.0.1"
 
 
 def serve(home: Path, prefect_port: int, mlflow_port: int) -> None:
@@ -36,8 +34,10 @@ def serve(home: Path, prefect_port: int, mlflow_port: int) -> None:
         "mlflow": _start(mlflow, logs / "mlflow.log", {}),
     }
     try:
-        _wait(servers["prefect"], f"{api}/health", logs / "prefect.log")
-        _wait(servers["mlflow"], f"http://{HOST}:{mlflow_port}/health", logs / "mlflow.log")
+        wait_until_healthy(servers["prefect"], f"{api}/health", logs / "prefect.log", START_SECONDS)
+        wait_until_healthy(
+            servers["mlflow"], f"http://{HOST}:{mlflow_port}/health", logs / "mlflow.log", START_SECONDS
+        )
         print(
             f"Prefect  http://{HOST}:{prefect_port}\nMLflow   http://{HOST}:{mlflow_port}\nCtrl-C stops both.",
             flush=True,
@@ -65,14 +65,3 @@ def _start(command: list[str], log: Path, extra: dict[str, str]) -> subprocess.P
             env={**os.environ, **extra},
             start_new_session=True,
         )
-
-
-def _wait(server: subprocess.Popen, address: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            if httpx.get(address, timeout=2).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise ConfigError(f"{address} does not answer; see {log}")

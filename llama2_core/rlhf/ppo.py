@@ -51,13 +51,9 @@ class Experience:
     returns: Tensor
 
     def rows(self, index: Tensor) -> "Experience":
-        return Experience(
-            self.rollout.rows(index),
-            self.logprobs[index],
-            self.values[index],
-            self.advantages[index],
-            self.returns[index],
-        )
+        rollout = self.rollout.rows(index)
+        parts = (self.logprobs, self.values, self.advantages, self.returns)
+        return Experience(rollout, *(part[index, : rollout.mask.shape[1]] for part in parts))
 
 
 @dataclass(frozen=True)
@@ -144,34 +140,64 @@ def ppo_objective(config: PPOConfig) -> Callable[[nn.Module, Experience], Loss]:
     return objective
 
 
+@dataclass(frozen=True)
+class Opinions:
+    """What every model says of a rollout: [B, T - 1] each, zero behind a row's end, and raw scores [B]."""
+
+    logprobs: Tensor
+    reference: Tensor
+    values: Tensor
+    helpfulness: Tensor
+    safety: Tensor
+
+
+@torch.no_grad()
+def consult(
+    model: ActorCritic, judges: Judges, rollout: Rollout, temperature: float, micro_rows: int
+) -> Opinions:
+    """Run the five models over a rollout, rows of like length together."""
+    logprobs, reference, values = (torch.zeros(rollout.mask.shape) for _ in range(3))
+    helpfulness, safety = torch.zeros(len(rollout.last)), torch.zeros(len(rollout.last))
+    for index in rollout.by_length(torch.arange(len(rollout.last)), micro_rows):
+        part = rollout.rows(index)
+        width = part.mask.shape[1]
+        logprobs[index, :width], values[index, :width] = model(part.tokens, temperature)
+        reference[index, :width] = token_logprobs(judges.reference, part.tokens, temperature)
+        helpfulness[index] = sequence_scores(judges.helpfulness, part.tokens, part.last)
+        safety[index] = sequence_scores(judges.safety, part.tokens, part.last)
+    return Opinions(logprobs, reference, values, helpfulness, safety)
+
+
 @torch.no_grad()
 def judge(
-    model: ActorCritic, judges: Judges, rollout: Rollout, is_safety: Tensor, config: PPOConfig
+    model: ActorCritic,
+    judges: Judges,
+    rollout: Rollout,
+    is_safety: Tensor,
+    config: PPOConfig,
 ) -> tuple[Experience, dict[str, float]]:
     """Score a rollout and turn it into experience; the metrics are means over its rows."""
     mask = rollout.mask
-    logprobs, values = model(rollout.tokens, config.temperature)
-    reference = token_logprobs(judges.reference, rollout.tokens, config.temperature)
-    helpfulness = sequence_scores(judges.helpfulness, rollout.tokens, rollout.last)
-    safety = sequence_scores(judges.safety, rollout.tokens, rollout.last)
-    combined = combined_score(helpfulness, safety, is_safety, config.safety_threshold)
-    kl = logprobs - reference
+    said = consult(model, judges, rollout, config.temperature, config.micro_rows)
+    combined = combined_score(said.helpfulness, said.safety, is_safety, config.safety_threshold)
+    kl = said.logprobs - said.reference
     rewards = token_rewards(whitened_logit(combined), kl, mask, config.kl_coef)
-    advantages, returns = generalised_advantages(rewards, values, mask, config.gamma, config.gae_lambda)
+    advantages, returns = generalised_advantages(rewards, said.values, mask, config.gamma, config.gae_lambda)
     row_kl = (kl * mask).sum(1)
+    logits = torch.logit(combined, eps=1e-6)
     metrics = {
         "reward": combined.mean().item(),
-        "reward_logit": torch.logit(combined, eps=1e-6).mean().item(),
-        "helpfulness": helpfulness.sigmoid().mean().item(),
-        "safety": safety.sigmoid().mean().item(),
+        "reward_logit": logits.mean().item(),
+        "helpfulness": said.helpfulness.sigmoid().mean().item(),
+        "safety": said.safety.sigmoid().mean().item(),
         "kl": row_kl.mean().item(),
-        "objective": (torch.logit(combined, eps=1e-6) - config.kl_coef * row_kl).mean().item(),
+        "objective": (logits - config.kl_coef * row_kl).mean().item(),
         "response_tokens": mask.sum(1).float().mean().item(),
         "ended": rollout.ended.float().mean().item(),
-        "entropy_estimate": -masked_mean(logprobs, mask).item(),
-        "explained_variance": 1 - (returns - values)[mask].var().item() / returns[mask].var().item(),
+        "entropy_estimate": -masked_mean(said.logprobs, mask).item(),
+        "explained_variance": 1 - (returns - said.values)[mask].var().item() / returns[mask].var().item(),
     }
-    return Experience(rollout, logprobs, values, whiten(advantages, mask), returns), metrics
+    return Experience(rollout, said.logprobs, said.values, whiten(advantages, mask), returns), metrics
 
 
 def ppo(
@@ -180,7 +206,6 @@ def ppo(
     sample: Callable[[Transformer, int], tuple[Rollout, Tensor]],
     config: PPOConfig,
     optimizer: OptimizerConfig,
-    micro_rows: int,
 ) -> Iterator[PPOReport]:
     """Improve `state.model`, an ActorCritic, yielding a report an iteration; the caller saves and stops.
 
@@ -198,7 +223,7 @@ def ppo(
         reports = []
         for start in range(0, config.batch_rows, config.mini_batch_rows):
             rows = torch.arange(start, start + config.mini_batch_rows)
-            micro_batches = [experience.rows(part) for part in rows.split(micro_rows)]
+            micro_batches = [experience.rows(part) for part in rollout.by_length(rows, config.micro_rows)]
             reports.append(
                 optimizer_step(state, objective, micro_batches, optimizer, config.iterations * updates)
             )

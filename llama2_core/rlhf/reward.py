@@ -94,9 +94,12 @@ def helpfulness_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: 
     return [*helpfulness, *random_.sample(list(safety), min(len(safety), len(helpfulness)))]
 
 
-def safety_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random) -> list[Row]:
-    """Return all safety rows and helpfulness rows for a tenth of the whole: 90/10. Llama 2 section 3.2.2."""
-    return [*safety, *random_.sample(list(helpfulness), min(len(helpfulness), len(safety) // 9))]
+def safety_mix(
+    helpfulness: Sequence[Row], safety: Sequence[Row], helpfulness_share: float, random_: random.Random
+) -> list[Row]:
+    """Return all safety rows and helpfulness rows for a share of the whole: 10% in Llama 2 section 3.2.2."""
+    wanted = int(len(safety) * helpfulness_share / (1 - helpfulness_share))
+    return [*safety, *random_.sample(list(helpfulness), min(len(helpfulness), wanted))]
 
 
 @torch.inference_mode()

@@ -26,7 +26,14 @@ class Rollout:
     ended: Tensor
 
     def rows(self, index: Tensor) -> "Rollout":
-        return Rollout(self.tokens[index], self.mask[index], self.last[index], self.ended[index])
+        """Return some rows, cut behind the last token of the longest."""
+        last = self.last[index]
+        width = int(last.max()) + 1
+        return Rollout(self.tokens[index, :width], self.mask[index, : width - 1], last, self.ended[index])
+
+    def by_length(self, index: Tensor, rows: int) -> tuple[Tensor, ...]:
+        """Split an index into parts of at most `rows` rows of like length."""
+        return index[self.last[index].argsort(stable=True)].split(rows)
 
 
 def assemble(

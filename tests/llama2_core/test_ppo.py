@@ -118,7 +118,7 @@ def test_ppo_learns_a_planted_reward_and_stays_near(config: ModelConfig) -> None
         rollout = roll_out(current, [[1, 5, 6]] * 64, seeds, sampling, 2, 64)
         return rollout, torch.zeros(64, dtype=torch.bool)
 
-    reports = [report.metrics for report in ppo(state, judges, sample, settings, optimizer, 16)]
+    reports = [report.metrics for report in ppo(state, judges, sample, settings, optimizer)]
     assert reports[0]["kl"] == pytest.approx(0.0, abs=1e-4)
     assert reports[0]["first_update_kl"] == pytest.approx(0.0, abs=1e-6)
     assert reports[-1]["reward"] > reports[0]["reward"] + 0.05
@@ -134,3 +134,13 @@ def test_judging_leaves_no_gradient(config: ModelConfig, model: Transformer) -> 
     )
     assert not experience.logprobs.requires_grad
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_rows_are_cut_behind_their_longest_and_grouped_by_length() -> None:
+    rollout = assemble([[1, 5]] * 4, [[7] * n for n in (6, 2, 5, 1)], [True, True, False, True], 2)
+    parts = rollout.by_length(torch.arange(4), 2)
+    assert [part.tolist() for part in parts] == [[3, 1], [2, 0]]
+    assert [rollout.rows(part).tokens.shape[1] for part in parts] == [5, 9]
+    short = rollout.rows(parts[0])
+    assert short.tokens.tolist() == [[1, 5, 7, 2, 2], [1, 5, 7, 7, 2]]
+    assert short.mask.tolist() == [[False, True, True, False], [False, True, True, True]]

@@ -90,7 +90,7 @@ def test_mixes_are_the_papers() -> None:
     mix = helpfulness_mix(helpful, safe[:30], random.Random(0))
     assert sum(row[0] == "h" for row in mix) == 90
     assert len(mix) == 120
-    mix = safety_mix(helpful, safe, random.Random(0))
+    mix = safety_mix(helpful, safe, 0.1, random.Random(0))
     assert sum(row[0] == "h" for row in mix) / len(mix) == pytest.approx(0.1)
 
 

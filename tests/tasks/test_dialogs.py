@@ -69,4 +69,6 @@ def test_facts_and_problems_state_only_truths() -> None:
     assert len(found) > 2000
     for a, operation, b, answer in found:
         assert int(answer) == (int(a) + int(b) if operation == "+" else int(a) - int(b))
+    assert re.search(r"\d+ - \d+: \d+( \d+)+\.", text)
+    for a, operation, b in re.findall(r"(\d+) ([+-]) (\d+)", text):
         assert not arithmetic.is_held_out(int(a), operation, int(b))

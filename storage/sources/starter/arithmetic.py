@@ -113,7 +113,7 @@ def state(a: int, operation: Operation, b: int) -> str:
 def run_of_facts(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
     """Draw neighbouring facts, "3 + 1 = 4. 3 + 2 = 5.", leaving out those that are not among the pairs.
 
-    They teach the number line; without them a small model learns the pairs by heart and fails on new ones.
+    With countings they teach the number line; else a small model learns the pairs by heart and fails on new ones.
     """
     allowed = set(pairs)
     a, operation, b = random_.choice(pairs)
@@ -127,27 +127,32 @@ def run_of_facts(random_: random.Random, pairs: list[tuple[int, Operation, int]]
     return " ".join(run)
 
 
-def fact_family(random_: random.Random, largest: int) -> str:
+def fact_family(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
     """Draw two numbers' sums and differences, "3 + 4 = 7. 7 - 3 = 4.", leaving out those held out for tests."""
-    a, b = random_.randint(1, largest), random_.randint(1, largest)
+    a, operation, b = random_.choice(pairs)
+    a, b = (a, b) if operation == "+" else (a - b, b)
     family: list[tuple[int, Operation, int]] = [(a, "+", b), (b, "+", a), (a + b, "-", a), (a + b, "-", b)]
     random_.shuffle(family)
     return " ".join(state(*member) for member in family if not is_held_out(*member))
 
 
+def counting(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
+    """Draw a fact counted out, "3 + 4: 3 4 5 6 7. 3 + 4 = 7."."""
+    a, operation, b = random_.choice(pairs)
+    steps = range(a, a + b + 1) if operation == "+" else range(a, a - b - 1, -1)
+    return f"{a} {operation} {b}: {' '.join(map(str, steps))}. {state(a, operation, b)}"
+
+
 def fact_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
-    """Draw a document of facts: runs, families and single ones in about equal parts."""
-    largest = max(a for a, _, _ in pairs)
-    parts = []
-    for _ in range(4):
-        kind = random_.random()
-        if kind < 0.35:
-            parts.append(run_of_facts(random_, pairs))
-        elif kind < 0.7:
-            parts += [fact_family(random_, largest) for _ in range(2)]
-        else:
-            parts.append(" ".join(fact(random_, pairs) for _ in range(5)))
-    return " ".join(parts)
+    """Draw a document of facts: runs, countings, families and single ones."""
+    draws = {
+        run_of_facts: 0.3,
+        counting: 0.25,
+        lambda *of: " ".join(fact_family(*of) for _ in range(2)): 0.2,
+        lambda *of: " ".join(fact(*of) for _ in range(5)): 0.25,
+    }
+    parts = random_.choices(list(draws), list(draws.values()), k=4)
+    return " ".join(draw(random_, pairs) for draw in parts)
 
 
 def problem_document(random_: random.Random, pairs: list[tuple[int, Operation, int]]) -> str:
