@@ -10,13 +10,13 @@ from tasks.tokenizer import tokenizer as tokenizer_task
 from tasks.tokens import tokens as tokens_task
 
 
-@flow(name="corpus", validate_parameters=True)
+@flow(name="corpus", flow_run_name="corpus")
 def corpus(recipe: CorpusRecipe = CorpusRecipe(), runtime: Runtime = Runtime()) -> str:
     """Filter and deduplicate documents."""
     return corpus_task(recipe, runtime)
 
 
-@flow(name="tokenizer")
+@flow(name="tokenizer", flow_run_name="tokenizer")
 def tokenizer(
     recipe: TokenizerRecipe = TokenizerRecipe(), corpus: str = "corpus", runtime: Runtime = Runtime()
 ) -> str:
@@ -24,7 +24,7 @@ def tokenizer(
     return tokenizer_task(recipe, corpus, runtime)
 
 
-@flow(name="tokens")
+@flow(name="tokens", flow_run_name="tokens, seed {seed}")
 def tokens(
     recipe: TokensRecipe = TokensRecipe(),
     corpus: str = "corpus",

@@ -15,7 +15,7 @@ from tasks.report import report
 from tasks.runtime import Runtime
 
 
-@flow(name="llama2")
+@flow(name="llama2", flow_run_name="llama2, seed {recipe.seed}")
 def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) -> str:
     """Run every stage from documents to an aligned chat model; return the path of the report."""
     with tracked_run(recipe, runtime) as tracked:
@@ -23,6 +23,7 @@ def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) 
 
 
 def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
+    """Call the stages one after the other; each is found in the store or built."""
     r, seed = recipe.rlhf, recipe.seed
 
     talk = dialogs(recipe.dialogs, seed, runtime)

@@ -7,7 +7,7 @@ from tasks.recipes import PretrainRecipe
 from tasks.runtime import Runtime
 
 
-@flow(name="pretrain")
+@flow(name="pretrain", flow_run_name="pretrain, seed {seed}")
 def pretrain(
     recipe: PretrainRecipe = PretrainRecipe(),
     tokens: str = "tokens",

@@ -8,7 +8,7 @@ from tasks.reward import reward_model
 from tasks.runtime import Runtime
 
 
-@flow(name="comparisons")
+@flow(name="comparisons", flow_run_name="comparisons {recipe.batch}, seed {seed}")
 def comparisons(
     newest: str,
     other: str,
@@ -21,7 +21,7 @@ def comparisons(
     return comparisons_task(recipe, newest, other, dialogs, seed, runtime)
 
 
-@flow(name="reward")
+@flow(name="reward", flow_run_name="{recipe.domain} reward model, seed {seed}")
 def reward(
     chat: str,
     comparisons: list[str],

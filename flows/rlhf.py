@@ -8,7 +8,7 @@ from tasks.rejection import rejection_fine_tune, rejection_samples
 from tasks.runtime import Runtime
 
 
-@flow(name="rejection")
+@flow(name="rejection", flow_run_name="rejection sampling, seed {seed}")
 def rejection(
     base: str,
     chat: str,
@@ -25,7 +25,7 @@ def rejection(
     return rejection_fine_tune(fine_tune, base, samples, seed, runtime)
 
 
-@flow(name="ppo")
+@flow(name="ppo", flow_run_name="ppo, seed {seed}")
 def ppo(
     chat: str,
     helpfulness: str,

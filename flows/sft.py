@@ -8,13 +8,13 @@ from tasks.runtime import Runtime
 from tasks.sft import sft as sft_task
 
 
-@flow(name="dialogs")
+@flow(name="dialogs", flow_run_name="dialogs, seed {seed}")
 def dialogs(recipe: DialogsRecipe = DialogsRecipe(), seed: int = 0, runtime: Runtime = Runtime()) -> str:
     """Write demonstrations and prompts."""
     return dialogs_task(recipe, seed, runtime)
 
 
-@flow(name="sft")
+@flow(name="sft", flow_run_name="{label}, seed {seed}")
 def sft(
     recipe: FineTuneRecipe = FineTuneRecipe(),
     base: str = "base",

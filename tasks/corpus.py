@@ -8,7 +8,7 @@ from tasks.launch import Job, build
 from tasks.runtime import Runtime
 
 
-@task(name="corpus", cache_policy=NO_CACHE)
+@task(name="corpus", task_run_name="corpus", cache_policy=NO_CACHE)
 def corpus(recipe: CorpusRecipe, runtime: Runtime) -> str:
     """Build the corpus from its sources; local files count by content."""
     job = Job("corpus", "corpus", recipe, inputs=corpus_identity(recipe))

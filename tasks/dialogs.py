@@ -30,7 +30,7 @@ HELD_OUT_EVERY = 6
 Item = dict[str, Any]
 
 
-@task(name="dialogs", cache_policy=NO_CACHE)
+@task(name="dialogs", task_run_name="dialogs", cache_policy=NO_CACHE)
 def dialogs(recipe: DialogsRecipe, seed: int, runtime: Runtime) -> str:
     """Write demonstrations of mixed quality, prompts for RLHF, held-out prompts, multiple choice."""
     job = Job("dialogs", "dialogs", recipe, seed)

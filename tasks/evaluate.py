@@ -13,7 +13,7 @@ from tasks.recipes import EvaluationRecipe, GateRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="evaluate", cache_policy=NO_CACHE)
+@task(name="evaluate", task_run_name="evaluate {label}", cache_policy=NO_CACHE)
 def evaluate(
     recipe: EvaluationRecipe, model: str, dialogs: str, label: str, seed: int, runtime: Runtime
 ) -> str:
@@ -22,7 +22,7 @@ def evaluate(
     return build(Job(f"evaluation of {label}", "evaluation", recipe, seed, parents), runtime)
 
 
-@task(name="gate", cache_policy=NO_CACHE)
+@task(name="gate", task_run_name="gate", cache_policy=NO_CACHE)
 def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> str:
     """Compare the stages side by side and keep the better of rejection sampling and PPO."""
 

@@ -5,14 +5,8 @@ it works in the artifact's partial directory, and a second try resumes there.
 """
 
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +21,9 @@ from storage.artifacts import Artifact, Store, digest_of
 from storage.disk import require_free_space
 from storage.metrics import Tail
 from storage.tracking import Tracker
-from tasks.process import die_with_parent
+from tasks.process import Meter
 from tasks.runtime import Runtime
+from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
     "corpus": 1,
@@ -46,8 +41,8 @@ FORMAT_VERSIONS = {
 }
 """Raised by one when a change of code changes what a kind holds."""
 
-JOB, SUMMARY, DONE, METRICS = "job.json", "summary.json", "DONE", "metrics.jsonl"
-POLL_SECONDS = 0.5
+JOB, METRICS = "job.json", "metrics.jsonl"
+POLL_SECONDS = 0.1
 TAIL_CHARACTERS = 2000
 
 Work = Callable[[Path], dict[str, Any]]
@@ -56,6 +51,15 @@ console = Console()
 
 class WorkerFailed(Llama2Error):
     """A worker ended without finishing its stage; the message holds its last lines."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a stage says when it has ended well."""
+
+    summary: dict[str, Any]
+    cpu_seconds: float
+    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -118,23 +122,22 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     tags |= {f"llama2.parent.{role}": name for role, name in job.parents.items()}
     run_id = tracking.start(job.label, job.digest, tags, runtime.parent_run)
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
-    started, usage = time.monotonic(), _usage()
-    status = "FAILED"
+    started, status = time.monotonic(), "FAILED"
     try:
-        summary = work(directory) if work else _run_worker(job, runtime, directory, tracking, run_id)
-        wall, (cpu, memory) = time.monotonic() - started, _usage()
+        done = _run_here(work, directory) if work else _run_worker(job, runtime, directory, tracking, run_id)
+        wall = time.monotonic() - started
         artifact = store.commit(
             job.kind,
             job.digest,
             version=FORMAT_VERSIONS[job.kind],
             recipe=job.identity,
             parents=job.parents,
-            summary=summary,
+            summary=done.summary,
             wall_seconds=round(wall, 2),
-            cpu_seconds=round(cpu - usage[0], 2),
-            peak_memory_bytes=memory,
+            cpu_seconds=round(done.cpu_seconds, 2),
+            peak_memory_bytes=done.peak_memory_bytes,
         )
-        numbers = flat_numbers(summary)
+        numbers = flat_numbers(done.summary)
         tracking.log_metrics(run_id, {**numbers, "wall_seconds": wall})
         tracking.log_file(run_id, artifact.path / "manifest.json")
         if runtime.parent_run:
@@ -161,72 +164,37 @@ def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return numbers
 
 
-def _usage() -> tuple[float, int]:
-    """CPU seconds of this process and its ended children, and the larger one's peak resident bytes."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-    return seconds, max(usage.ru_maxrss for usage in usages) * 1024
+def _run_here(work: Work, directory: Path) -> Done:
+    meter = Meter()
+    return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes())
 
 
-def _run_worker(
-    job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str
-) -> dict[str, Any]:
-    """Run the stage in a child process group and return its summary."""
+def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> Done:
+    """Have the stage done by a worker, forwarding its curves."""
     parents = {role: str(find(name, runtime).path.absolute()) for role, name in job.parents.items()}
     settings = runtime.model_dump(mode="json", include={"threads", "slots", "log_every", "checkpoint_every"})
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
-    (directory / DONE).unlink(missing_ok=True)
     tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
-    with _child(_command(job.processes, directory), directory, runtime.threads) as child, _bar() as bar:
+    with at_work(directory, job.processes, runtime.threads) as worker, _bar() as bar:
         line = bar.add_task(job.label, total=None)
         while True:
-            code = child.poll()
+            status = worker.status()
             rows = tail.new_rows()
             if rows:
                 tracking.log_curve(run_id, rows)
                 bar.update(line, completed=rows[-1]["step"], total=rows[-1].get("of"))
-            if code is not None:
+            if status is not None:
                 break
             time.sleep(POLL_SECONDS)
-    log = directory / "worker.log"
-    if code != 0 or not (directory / DONE).exists():
-        last = log.read_text(errors="replace")[-TAIL_CHARACTERS:]
-        raise WorkerFailed(f"{job.label} failed (exit status {code}). Last lines of {log}:\n{last}")
-    summary = json.loads((directory / SUMMARY).read_text())
-    for name in (JOB, SUMMARY):
+    if status != 0:
+        log = directory / LOG
+        last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"
+        raise WorkerFailed(f"{job.label} failed (exit status {status}). Last lines of {log}:\n{last}")
+    done = Done(**json.loads((directory / DONE).read_text()))
+    for name in (JOB, DONE):
         (directory / name).unlink()
-    return summary
-
-
-def _command(processes: int, directory: Path) -> list[str]:
-    """A supervisor of one process adds seconds and nothing else, so torchrun starts at two."""
-    runner = [sys.executable, "-m"]
-    if processes > 1:
-        runner += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-    return [*runner, "tasks.worker", str(directory.absolute())]
-
-
-@contextmanager
-def _child(command: list[str], directory: Path, threads: int) -> Iterator[subprocess.Popen]:
-    """Start a process group that dies with this process, and end it on the way out."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    with (directory / "worker.log").open("ab") as log:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-    try:
-        yield child
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    return done
 
 
 def _bar() -> Progress:

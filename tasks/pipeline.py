@@ -27,7 +27,7 @@ def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
         raise
 
 
-@task(name="start run", cache_policy=NO_CACHE)
+@task(name="start run", task_run_name="start run", cache_policy=NO_CACHE)
 def start_run(recipe: Llama2Recipe, runtime: Runtime) -> Runtime:
     """Open the parent run, or continue the unfinished one of the same recipe."""
     tracking = tracker(runtime)
@@ -42,7 +42,7 @@ def start_run(recipe: Llama2Recipe, runtime: Runtime) -> Runtime:
     return runtime.model_copy(update={"parent_run": run_id})
 
 
-@task(name="finish run", cache_policy=NO_CACHE)
+@task(name="finish run", task_run_name="finish run", cache_policy=NO_CACHE)
 def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
     """Put the headline scores and the report on the parent run and end it."""
     tracking = tracker(runtime)

@@ -8,7 +8,7 @@ from tasks.recipes import PPORecipe
 from tasks.runtime import Runtime
 
 
-@task(name="ppo", cache_policy=NO_CACHE)
+@task(name="ppo", task_run_name="ppo", cache_policy=NO_CACHE)
 def ppo(
     recipe: PPORecipe, chat: str, helpfulness: str, safety: str, dialogs: str, seed: int, runtime: Runtime
 ) -> str:

@@ -8,7 +8,7 @@ from tasks.recipes import ComparisonsRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="comparisons", cache_policy=NO_CACHE)
+@task(name="comparisons", task_run_name="comparisons {recipe.batch}", cache_policy=NO_CACHE)
 def comparisons(
     recipe: ComparisonsRecipe, newest: str, other: str, dialogs: str, seed: int, runtime: Runtime
 ) -> str:

@@ -8,7 +8,7 @@ from tasks.recipes import PretrainRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="pretrain", cache_policy=NO_CACHE)
+@task(name="pretrain", task_run_name="pretrain", cache_policy=NO_CACHE)
 def pretrain(recipe: PretrainRecipe, tokens: str, tokenizer: str, seed: int, runtime: Runtime) -> str:
     """Train the base model on token shards."""
     parents = {"tokens": tokens, "tokenizer": tokenizer}

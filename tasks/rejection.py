@@ -8,7 +8,7 @@ from tasks.recipes import FineTuneRecipe, RejectionRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="rejection samples", cache_policy=NO_CACHE)
+@task(name="rejection samples", task_run_name="rejection samples", cache_policy=NO_CACHE)
 def rejection_samples(
     recipe: RejectionRecipe,
     chat: str,
@@ -23,7 +23,7 @@ def rejection_samples(
     return build(Job("rejection samples", "samples", recipe, seed, parents), runtime)
 
 
-@task(name="rejection fine-tuning", cache_policy=NO_CACHE)
+@task(name="rejection fine-tuning", task_run_name="rejection fine-tuning", cache_policy=NO_CACHE)
 def rejection_fine_tune(recipe: FineTuneRecipe, base: str, samples: str, seed: int, runtime: Runtime) -> str:
     """Fine-tune the base model on the best sample of each prompt."""
     parents = {"base": base, "samples": samples}

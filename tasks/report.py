@@ -12,7 +12,7 @@ from tasks.report_page import render
 from tasks.runtime import Runtime
 
 
-@task(name="report", cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE)
 def report(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> str:
     """Write the report and its facts as JSON; return the page's path."""
     facts = gather(recipe, stages, runtime)

@@ -8,7 +8,7 @@ from tasks.recipes import RewardRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="reward model", cache_policy=NO_CACHE)
+@task(name="reward model", task_run_name="{recipe.domain} reward model", cache_policy=NO_CACHE)
 def reward_model(recipe: RewardRecipe, chat: str, comparisons: list[str], seed: int, runtime: Runtime) -> str:
     """Train the helpfulness or the safety reward model on all batches of comparisons so far."""
     parents = {"chat": chat, **{f"comparisons{i}": name for i, name in enumerate(comparisons, 1)}}

@@ -8,7 +8,7 @@ from tasks.recipes import FineTuneRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="sft", cache_policy=NO_CACHE)
+@task(name="sft", task_run_name="{label}", cache_policy=NO_CACHE)
 def sft(
     recipe: FineTuneRecipe, base: str, dialogs: str, seed: int, runtime: Runtime, label: str = "SFT"
 ) -> str:

@@ -15,7 +15,7 @@ from tasks.recipes import TokenizerRecipe
 from tasks.runtime import Runtime
 
 
-@task(name="tokenizer", cache_policy=NO_CACHE)
+@task(name="tokenizer", task_run_name="tokenizer", cache_policy=NO_CACHE)
 def tokenizer(recipe: TokenizerRecipe, corpus: str, runtime: Runtime) -> str:
     """Train SentencePiece on the corpus and a sample of generated arithmetic."""
 

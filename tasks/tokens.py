@@ -24,7 +24,7 @@ Text = Callable[[], str]
 BATCH = 256
 
 
-@task(name="tokens", cache_policy=NO_CACHE)
+@task(name="tokens", task_run_name="tokens", cache_policy=NO_CACHE)
 def tokens(recipe: TokensRecipe, corpus: str, tokenizer: str, seed: int, runtime: Runtime) -> str:
     """Tokenize the mix, shuffle documents, pack rows, write shards."""
     parents = {"corpus": corpus, "tokenizer": tokenizer}

@@ -1,19 +1,21 @@
 """The child's side of a stage: `python -m tasks.worker DIR`, alone or under torchrun. No prefect, no mlflow.
 
-Reads DIR/job.json, resumes from DIR/checkpoints, writes DIR/metrics.jsonl, the artifact's files, DIR/summary.json
-and, last, DIR/DONE.
+Without DIR it reads directories from its input, a line each, and does one after the other.
+In each it reads job.json, resumes from checkpoints/, writes metrics.jsonl, the artifact's files and, last, DONE.
 """
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from llama2_core.training import distributed
+from storage.disk import atomic_write
 from tasks import sampling_stages, training_stages
-from tasks.process import die_with_parent
+from tasks.process import Meter, die_with_parent
 from tasks.stage import Stage
 
 STAGES = {
@@ -27,8 +29,30 @@ STAGES = {
 }
 
 
-def main(directory: Path) -> None:
+def main(directories: Sequence[str]) -> None:
     die_with_parent()  # torchrun may stand between us and the parent that asked for it
+    if directories:
+        perform(Path(directories[0]))
+    else:
+        serve()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # gloo's threads abort the interpreter's own exit now and then, after correct results
+
+
+def serve() -> None:
+    """Do the stages named on our input; what each prints goes to its own log."""
+    for line in sys.stdin:
+        directory = Path(line.strip())
+        with (directory / "worker.log").open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        perform(directory)
+
+
+def perform(directory: Path) -> None:
+    """Do one stage, and say DONE."""
+    meter = Meter()
     job = json.loads((directory / "job.json").read_text())
     torch.set_num_threads(job["settings"]["threads"])
     distributed.start()
@@ -40,14 +64,13 @@ def main(directory: Path) -> None:
         **job["settings"],
     )
     summary = STAGES[job["kind"]](stage)
+    used = torch.tensor([meter.cpu_seconds(), meter.peak_memory_bytes()], dtype=torch.float64)
+    cpu_seconds, memory = distributed.sum_across_ranks(used).tolist()
     distributed.stop()
-    if "RANK" not in os.environ or os.environ["RANK"] == "0":
-        (directory / "summary.json").write_text(json.dumps(summary))
-        (directory / "DONE").touch()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # gloo's threads abort the interpreter's own exit now and then, after correct results
+    if os.environ.get("RANK", "0") == "0":
+        done = {"summary": summary, "cpu_seconds": cpu_seconds, "peak_memory_bytes": int(memory)}
+        atomic_write(directory / "DONE", json.dumps(done).encode())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1:])

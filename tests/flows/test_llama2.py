@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from storage.artifacts import Store
@@ -52,8 +53,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         process = subprocess.Popen(
             command(home), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environment()
         )
-        wait_for(lambda kind=kind: working(home, kind), process)
-        victim = worker_pid(home) if child else process.pid
+        wait_for(lambda kind=kind, process=process: working(home, kind, process), process)
+        victim = worker_pid(process) if child else process.pid
         os.kill(victim, signal.SIGKILL)
         process.wait()
         assert process.returncode != 0
@@ -62,16 +63,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def working(home: Path, kind: str) -> bool:
+def working(home: Path, kind: str, process: subprocess.Popen) -> bool:
     jobs = list((home / "artifacts" / ".partial").glob("*/job.json"))
-    return any(json.loads(path.read_text())["kind"] == kind for path in jobs) and worker_pid(home) > 0
+    return any(json.loads(path.read_text())["kind"] == kind for path in jobs) and worker_pid(process) > 0
 
 
-def worker_pid(home: Path) -> int:
-    found = subprocess.run(
-        ["pgrep", "-f", f"tasks.worker {home}"], capture_output=True, text=True
-    ).stdout.split()
-    return int(found[0]) if found else 0
+def worker_pid(process: subprocess.Popen) -> int:
+    children = psutil.Process(process.pid).children(recursive=True)
+    return next((child.pid for child in children if "tasks.worker" in child.cmdline()), 0)
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -80,7 +79,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
         try:
             if condition():
                 return
-        except (OSError, ValueError):
+        except (OSError, ValueError, psutil.Error):
             pass
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.05)
@@ -148,7 +147,7 @@ def test_two_runs_at_once_on_one_store(tmp_path: Path) -> None:
         command(home), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environment()
     )
     try:
-        wait_for(lambda: working(home, "base"), first)
+        wait_for(lambda: working(home, "base", first), first)
         second = run(home)
         assert second.returncode == 1
         assert f"is being built by process {first.pid}" in " ".join(second.stderr.split())
@@ -165,3 +164,27 @@ def test_a_bad_source_stops_the_run_before_any_work(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "latin.txt" in done.stderr.replace("\n", "")
     assert "UTF-8" in done.stderr
+
+
+def test_ctrl_c_stops_in_seconds_and_says_how_to_go_on(tmp_path: Path) -> None:
+    home = tmp_path / "var"
+    process = subprocess.Popen(
+        command(home),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    wait_for(lambda: working(home, "base", process), process)
+    worker = psutil.Process(worker_pid(process))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Run the same command again to go on" in said
+    assert "Traceback" not in said
+    assert not worker.is_running()
+    runs = Tracker(f"sqlite:///{home / 'mlflow.db'}", "llama2", home / "mlflow").runs()
+    assert {run.info.status for run in runs if run.data.tags["llama2.kind"] in ("pipeline", "base")} == {
+        "KILLED"
+    }
