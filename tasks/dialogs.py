@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -28,6 +28,8 @@ LONGEST_WORDS = 14
 HELD_OUT_EVERY = 6
 
 Item = dict[str, Any]
+Split = Literal["demonstrations", "train", "held_out"]
+Prompt = TypeVar("Prompt", safety.UnsafePrompt, safety.BorderlinePrompt)
 
 
 @task(name="dialogs", task_run_name="dialogs", cache_policy=NO_CACHE)
@@ -39,9 +41,9 @@ def dialogs(recipe: DialogsRecipe, seed: int, runtime: Runtime) -> str:
 
 def write_dialogs(recipe: DialogsRecipe, seed: int, directory: Path) -> dict:
     """Write the tables; return how many of each kind."""
-    train, held_out = Material(recipe, "train"), Material(recipe, "held_out")
+    shown, train, held_out = (Material(recipe, split) for split in ("demonstrations", "train", "held_out"))
     demonstrations = [
-        train.demonstration(
+        shown.demonstration(
             f"demonstration-{index}", random.Random(derive_seed(seed, "demonstration", index))
         )
         for index in range(recipe.demonstrations)
@@ -69,14 +71,19 @@ def unique_prompts(material: "Material", count: int, seed: int) -> list[Item]:
 
 
 class Material:
-    """What dialogs of one split are made of; the splits share no operand pair, word, conversation or unsafe act."""
+    """What dialogs of one split are made of.
 
-    def __init__(self, recipe: DialogsRecipe, split: arithmetic.Split) -> None:
-        held_out = split == "held_out"
+    Held-out dialogs share no operand pair, word, conversation or unsafe act with the others. Demonstrations show
+    every other act and conversation of the training prompts: where a model was shown nothing its answers differ,
+    and it is from differences that reward models learn.
+    """
+
+    def __init__(self, recipe: DialogsRecipe, split: Split) -> None:
+        held_out, step = split == "held_out", 2 if split == "demonstrations" else 1
         self.split = split
-        self.pairs = arithmetic.operand_pairs(recipe.largest_operand, split)
-        self.unsafe = safety.unsafe_prompts(held_out)
-        self.borderline = safety.borderline_prompts(held_out)
+        self.pairs = arithmetic.operand_pairs(recipe.largest_operand, "held_out" if held_out else "train")
+        self.unsafe = acts(safety.unsafe_prompts(held_out), step)
+        self.borderline = acts(safety.borderline_prompts(held_out), step)
         words = {word: text for word, _, text in definitions() if short(text) and word.isalpha()}
         self.words = [item for index, item in enumerate(sorted(words.items())) if belongs(index, held_out)]
         talks = sorted({tuple(turns[:4]) for _, turns in conversations() if all(map(short, turns[:4]))})
@@ -84,7 +91,7 @@ class Material:
         for turns in talks:
             by_opening.setdefault(turns[0], []).append(turns)
         openings = [talks for index, talks in enumerate(by_opening.values()) if belongs(index, held_out)]
-        self.talks = [turns for talks in openings for turns in talks if len(turns) >= 2]
+        self.talks = [turns for talks in openings[::step] for turns in talks if len(turns) >= 2]
         if not (self.pairs and self.words and self.talks):
             raise DataError(f"the starter data leaves no {split} material")
 
@@ -149,8 +156,14 @@ class Material:
         return (user(p.text),), facts, lambda: random_.choice(answers)
 
     def _borderline(self, random_: random.Random):
-        text, keyword, answer = random_.choice(self.borderline)
-        return (user(text),), {"keyword": keyword}, lambda: ("useful", answer)
+        p = random_.choice(self.borderline)
+        return (user(p.text),), {"keyword": p.keyword}, lambda: ("useful", p.answer)
+
+
+def acts(prompts: list[Prompt], step: int) -> list[Prompt]:
+    """Return the prompts of every step-th act."""
+    kept = {act for index, act in enumerate(dict.fromkeys(p.act for p in prompts)) if index % step == 0}
+    return [p for p in prompts if p.act in kept]
 
 
 def belongs(index: int, held_out: bool) -> bool:
