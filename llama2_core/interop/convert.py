@@ -123,7 +123,7 @@ def compare(source: OpenModel, converted: OpenModel, bound: float) -> Comparison
     )
     if not comparison.relative <= bound:  # written so that NaN fails
         raise CheckpointError(
-            f"the logits of the converted model differ by up to {comparison.largest:.3g}, in the mean by "
+            f"the logits of the converted model differ by up to {comparison.largest:.3g}, root mean square "
             f"{comparison.relative:.3g} of their standard deviation, more than {bound}: nothing was written"
         )
     return comparison

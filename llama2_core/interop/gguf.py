@@ -24,6 +24,13 @@ Quantization = Literal["f32", "f16", "q8_0", "q4_0"]
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}
 """llama.cpp's numbers for what most tensors of the file are."""
 
+KIND = {
+    "general.architecture": "llama",
+    "llama.rope.scaling.type": "none",
+    "tokenizer.ggml.model": "llama",
+}
+"""What makes a file ours to read: Llama with a SentencePiece vocabulary, and positions as they were trained."""
+
 NAMES = {
     "tok_embeddings": "token_embd",
     "norm": "output_norm",
@@ -66,12 +73,17 @@ def read(path: Path) -> OpenModel:
     except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({error}); copy it again") from error
     facts = {name: field.contents() for name, field in reader.fields.items()}
+    for field, expected in KIND.items():
+        if facts.get(field, expected) != expected:
+            raise CheckpointError(f"{path}: {field} is {facts[field]!r}, expected {expected!r}")
     tensors: dict[str, LazyTensor] = {t.name: _lazy(gguf, t, path) for t in reader.tensors}
     try:
-        tokenizer = _read_tokenizer(facts, path)
+        tokenizer = _read_tokenizer(facts)
         config = _read_config(facts, tokenizer.vocab_size, "output.weight" not in tensors, path)
     except KeyError as error:
         raise CheckpointError(f"{path}: has no field {error.args[0]}; convert the model again") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
     ours = {their_name(name): name for name in shapes(config)}
     return checked(config, tokenizer, {ours.get(name, name): t for name, t in tensors.items()}, path)
 
@@ -89,9 +101,6 @@ def _lazy(gguf: ModuleType, tensor: Any, path: Path) -> LazyTensor:
 
 
 def _read_config(facts: Mapping[str, Any], vocab_size: int, tied: bool, path: Path) -> ModelConfig:
-    for field, expected in (("general.architecture", "llama"), ("llama.rope.scaling.type", "none")):
-        if facts.get(field, expected) != expected:
-            raise CheckpointError(f"{path}: {field} is {facts[field]!r}, expected {expected!r}")
     fields = {
         "vocab_size": vocab_size,
         "dim": facts["llama.embedding_length"],
@@ -111,10 +120,7 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _read_tokenizer(facts: Mapping[str, Any], path: Path) -> Tokenizer:
-    if facts["tokenizer.ggml.model"] != "llama":
-        found = facts["tokenizer.ggml.model"]
-        raise CheckpointError(f"{path}: tokenizer.ggml.model is {found!r}, expected 'llama' (SentencePiece)")
+def _read_tokenizer(facts: Mapping[str, Any]) -> Tokenizer:
     columns = [facts[f"tokenizer.ggml.{column}"] for column in ("tokens", "scores", "token_type")]
     return tokenizer_of([Piece(text, score, Kind(kind)) for text, score, kind in zip(*columns, strict=True)])
 

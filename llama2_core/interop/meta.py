@@ -53,7 +53,7 @@ def read(directory: Path) -> OpenModel:
     """Open the shards and merge them as they are loaded; raises CheckpointError when one is missing or torn."""
     params = read_record(Params, directory / "params.json")
     tokenizer = Tokenizer.load(directory / "tokenizer.model")
-    given = params.model_dump(exclude_none=True)
+    given = {"n_kv_heads": params.n_heads} | params.model_dump(exclude_none=True)
     if params.vocab_size == -1:
         given["vocab_size"] = tokenizer.vocab_size
     shards = _open_shards(directory)

@@ -37,7 +37,7 @@ class Piece:
 def pieces(tokenizer: Tokenizer) -> list[Piece]:
     """Return the pieces in the order of their ids.
 
-    Raises DataError when it is no BPE, or changes text before it encodes it, as Llama 2's does not.
+    Raises DataError when it is not Llama's kind: BPE, text as it is, <unk>, <s> and </s> first.
     """
     model = proto.ModelProto.FromString(tokenizer.model)
     normal, trainer = model.normalizer_spec, model.trainer_spec
@@ -46,6 +46,10 @@ def pieces(tokenizer: Tokenizer) -> list[Piece]:
     if normal.precompiled_charsmap or normal.remove_extra_whitespaces or not normal.add_dummy_prefix:
         raise DataError(
             f"tokenizer.model normalises text ({normal.name}); only Llama's kind, which does not, can be exported"
+        )
+    if [piece.piece for piece in model.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
+        raise DataError(
+            "tokenizer.model does not begin with <unk>, <s> and </s>; only Llama's kind can be exported"
         )
     return [Piece(piece.piece, piece.score, Kind(piece.type)) for piece in model.pieces]
 
@@ -81,7 +85,6 @@ def tokenizer_json(pieces: Sequence[Piece]) -> dict[str, Any]:
     spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     back = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
     strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
-    bos = next(index for index, piece in enumerate(pieces) if piece.text == "<s>")
     start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
     return {
         "version": "1.0",
@@ -103,7 +106,7 @@ def tokenizer_json(pieces: Sequence[Piece]) -> dict[str, Any]:
                 start | {"SpecialToken": {"id": "<s>", "type_id": 1}},
                 {"Sequence": {"id": "B", "type_id": 1}},
             ],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [bos], "tokens": ["<s>"]}},
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
         },
         "decoder": {
             "type": "Sequence",

@@ -45,10 +45,10 @@ def checked(
     Raises CheckpointError naming the file, the tensor, what was expected and what was found.
     """
     expected = shapes(config)
-    for name in expected.keys() - tensors.keys():
-        raise CheckpointError(f"{source}: tensor {name} {list(expected[name])} is missing")
-    for name in tensors.keys() - expected.keys():
+    for name in [name for name in tensors if name not in expected]:
         raise CheckpointError(f"{tensors[name].file}: tensor {name} is not part of a Llama 2 language model")
+    for name in [name for name in expected if name not in tensors]:
+        raise CheckpointError(f"{source}: tensor {name} {list(expected[name])} is missing")
     rows, file = tensors["tok_embeddings.weight"].shape[0], tensors["tok_embeddings.weight"].file
     if rows != tokenizer.vocab_size:
         raise CheckpointError(

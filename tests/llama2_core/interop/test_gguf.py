@@ -1,5 +1,6 @@
 """GGUF: what our reader, the format's definition, transformers and llama.cpp make of our files."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,14 +125,18 @@ def test_a_torn_file_is_named(kept: int, make: Callable[..., Path], tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("architecture", "fields", "message"),
     [
-        ({}, "general.architecture is 'gpt2', expected 'llama'|has no field tokenizer.ggml.model"),
-        ({"tokenizer.ggml.model": "gpt2"}, "tokenizer.ggml.model is 'gpt2', expected 'llama'"),
+        ("gpt2", {}, "general.architecture is 'gpt2', expected 'llama'"),
+        ("llama", {"tokenizer.ggml.model": "gpt2"}, "tokenizer.ggml.model is 'gpt2', expected 'llama'"),
+        ("llama", {"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type is 'yarn', expected 'none'"),
+        ("llama", {}, "has no field tokenizer.ggml.tokens"),
     ],
 )
-def test_another_model_is_refused(fields: dict[str, str], message: str, tmp_path: Path) -> None:
-    writer = library.GGUFWriter(tmp_path / "other.gguf", "gpt2")
+def test_another_model_is_refused(
+    architecture: str, fields: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    writer = library.GGUFWriter(tmp_path / "other.gguf", architecture)
     for name, value in fields.items():
         writer.add_string(name, value)
     writer.write_header_to_file()
@@ -143,6 +148,6 @@ def test_another_model_is_refused(fields: dict[str, str], message: str, tmp_path
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r'pip install "llama2-pipeline\[gguf\]"'):
         gguf.read(tmp_path)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from llama2_core.errors import CheckpointError, ConfigError
+from llama2_core.errors import CheckpointError, ConfigError, DataError
 from llama2_core.interop import meta
 from llama2_core.interop.convert import convert, logits, prompts
-from llama2_core.tokenizer import Tokenizer
+from llama2_core.tokenizer import Tokenizer, train_tokenizer
 from llama2_core.training.checkpoint import load_policy
 
 SHARDS = 8
@@ -40,7 +40,8 @@ def write_as_meta(native: Path, directory: Path, dtype: torch.dtype, count: int 
         part = cut(tensors, rank, count) | {"rope.freqs": torch.ones(2)}
         torch.save(part, directory / f"consolidated.{rank:02d}.pth")
     c = model.config
-    params = {"dim": c.dim, "n_layers": c.n_layers, "n_heads": c.n_heads, "n_kv_heads": c.n_kv_heads}
+    params = {"dim": c.dim, "n_layers": c.n_layers, "n_heads": c.n_heads}
+    params |= {"n_kv_heads": c.n_kv_heads} if c.n_kv_heads != c.n_heads else {}
     params |= {"multiple_of": c.multiple_of, "norm_eps": c.norm_eps, "vocab_size": -1}
     (directory / "params.json").write_text(json.dumps(params))
     (directory / "tokenizer.model").write_bytes(tokenizer.model)
@@ -53,11 +54,11 @@ def eight(make: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": True}, {"n_kv_heads": 16}], ids=str)
 def test_a_round_trip_through_every_format_is_bit_for_bit(
-    dtype: torch.dtype, tied: bool, make: Callable[..., Path], tmp_path: Path
+    dtype: torch.dtype, changes: dict, make: Callable[..., Path], tmp_path: Path
 ) -> None:
-    first = write_as_meta(make(dtype=dtype, tied_embeddings=tied), tmp_path / "meta", dtype)
+    first = write_as_meta(make(dtype=dtype, **changes), tmp_path / "meta", dtype)
     path = first
     for number, to in enumerate(("native", "huggingface", "native", "meta")):
         convert(path, tmp_path / str(number), to, shards=SHARDS)
@@ -169,9 +170,7 @@ def test_a_pickle_that_carries_code_is_refused_and_not_run(eight: Path, tmp_path
     assert not (tmp_path / "ran").exists()
 
 
-def test_another_models_tokenizer_is_refused(eight: Path, tokenizer: Tokenizer) -> None:
-    from llama2_core.tokenizer import train_tokenizer
-
+def test_another_models_tokenizer_is_refused(eight: Path) -> None:
     other = train_tokenizer(["the cat sat on the mat and ran 1 2 3 4 5 6 7 8 9"] * 5, 290)
     (eight / "tokenizer.model").write_bytes(other.model)
     with pytest.raises(
@@ -179,5 +178,5 @@ def test_another_models_tokenizer_is_refused(eight: Path, tokenizer: Tokenizer) 
     ):
         meta.read(eight)
     (eight / "tokenizer.model").write_bytes(b"no model")
-    with pytest.raises(Exception, match=r"tokenizer\.model: not a SentencePiece model"):
+    with pytest.raises(DataError, match=r"tokenizer\.model: not a SentencePiece model"):
         meta.read(eight)

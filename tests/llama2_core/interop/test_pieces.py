@@ -117,6 +117,15 @@ def test_what_transformers_saves_of_a_tokenizer_is_enough(
     [
         ({"model_type": "unigram", "normalization_rule_name": "identity"}, "not a BPE model"),
         ({"model_type": "bpe", "normalization_rule_name": "nmt_nfkc"}, "normalises text"),
+        (
+            {
+                "model_type": "bpe",
+                "normalization_rule_name": "identity",
+                "remove_extra_whitespaces": False,
+                "bos_piece": "[B]",
+            },
+            "does not begin with <unk>, <s> and </s>",
+        ),
     ],
 )
 def test_another_kind_of_tokenizer_is_refused(options: dict, message: str, tmp_path: Path) -> None:
