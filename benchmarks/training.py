@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama2_core.config import OptimizerConfig
+from llama2_core.interop.huggingface import llama_config
 from llama2_core.model import Transformer, initialise
 from llama2_core.presets import TINY_0_9M
 from llama2_core.training.loop import TrainState, optimizer_step
@@ -26,18 +27,7 @@ def ours() -> TrainState:
 
 
 def theirs() -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
-    c = TINY_0_9M
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.dim,
-            intermediate_size=c.ffn_dim,
-            num_hidden_layers=c.n_layers,
-            num_attention_heads=c.n_heads,
-            num_key_value_heads=c.n_kv_heads,
-            tie_word_embeddings=True,
-        )
-    )
+    model = LlamaForCausalLM(LlamaConfig(**llama_config(TINY_0_9M)))
     return model, adamw(model, OptimizerConfig())
 
 

@@ -6,7 +6,7 @@ import random
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -166,6 +166,35 @@ def champion(store: Store):
     if model is None:
         raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
     return model
+
+
+@app.command(
+    epilog="Examples: llama2 convert sft DEST --to huggingface;  llama2 convert llama-2-7b/ 7b.gguf --to gguf "
+    "--quantization q8_0"
+)
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="A model directory or GGUF file, or an artifact: kind/digest.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")],
+    to: Annotated[Literal["meta", "huggingface", "gguf", "native"], typer.Option(help="The format of DEST.")],
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Files: exactly so many for meta, at most for safetensors.")
+    ] = None,
+    quantization: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_0"] | None, typer.Option(help="Of a GGUF; f32 when not said.")
+    ] = None,
+    home: Home = Path("var"),
+) -> None:
+    """Convert a model to another format, read it back, and compare tokens and logits with the source's."""
+    from llama2_core.interop.convert import convert as convert_model  # noqa: PLC0415  (torch takes seconds)
+
+    path = Path(source) if Path(source).exists() else Store(home / "artifacts").resolve(source).path
+    found = convert_model(path, destination, to, shards, quantization)
+    console.print(
+        f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
+        f"of their standard deviation (bound {found.bound:g}); the same tokens in 20 scripts"
+    )
 
 
 @app.command(epilog="Examples: llama2 report;  llama2 report --json")

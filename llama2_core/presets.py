@@ -1,4 +1,4 @@
-"""Model shapes by name. Llama 2 Table 1; 34B as in Code Llama; the small ones are ours."""
+"""Model shapes by name. Llama 2 Table 1; 34B as in Code Llama; 15M and 110M llama2.c's; 1.1B TinyLlama's; 0.9M ours."""
 
 from llama2_core.config import ModelConfig
 
@@ -24,9 +24,21 @@ TINY_0_9M = ModelConfig(
     max_seq_len=128,
     tied_embeddings=True,
 )
+STORIES_15M = ModelConfig(
+    vocab_size=32000, dim=288, n_layers=6, n_heads=6, n_kv_heads=6, max_seq_len=256, tied_embeddings=True
+)
+STORIES_110M = ModelConfig(
+    vocab_size=32000, dim=768, n_layers=12, n_heads=12, n_kv_heads=12, max_seq_len=1024, tied_embeddings=True
+)
+TINY_LLAMA_1_1B = ModelConfig(
+    vocab_size=32000, dim=2048, n_layers=22, n_heads=32, n_kv_heads=4, max_seq_len=2048
+)
 
 PRESETS = {
     "0.9M": TINY_0_9M,
+    "15M": STORIES_15M,
+    "110M": STORIES_110M,
+    "1.1B": TINY_LLAMA_1_1B,
     "7B": LLAMA_7B,
     "13B": LLAMA_13B,
     "34B": LLAMA_34B,

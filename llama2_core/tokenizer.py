@@ -23,7 +23,10 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         if not path.is_file():
             raise DataError(f"{path}: no tokenizer model here")
-        return cls(path.read_bytes())
+        try:
+            return cls(path.read_bytes())
+        except RuntimeError as error:
+            raise DataError(f"{path}: not a SentencePiece model; copy it again") from error
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Encode text, never reading `<s>` in it as a control token, and add BOS or EOS on request."""

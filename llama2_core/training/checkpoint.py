@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and one JSON. A checkpoint is whole or it is not there.
 
-A model directory holds config.json, model.safetensors and tokenizer.model. A training checkpoint adds the
-optimizer's moments, the step, and the global random state; it is written beside and renamed into place.
+A model directory holds config.json, model.safetensors (or shards and their index) and tokenizer.model. A training
+checkpoint adds the optimizer's moments, the step, and the global random state; it is written beside and renamed
+into place.
 """
 
 import json
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from llama2_core.config import ModelConfig
 from llama2_core.errors import CheckpointError
 from llama2_core.model import ScalarModel, Transformer
+from llama2_core.tensors import WHOLE, read_safetensors
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import distributed
 from llama2_core.training.loop import TrainState
@@ -50,7 +52,7 @@ def save_model(directory: Path, model: Transformer | ScalarModel, tokenizer: Tok
     tensors = weights(model)
     if distributed.rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, directory / "model.safetensors")
+        save_file(tensors, directory / WHOLE)
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
         (directory / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n")
 
@@ -65,19 +67,18 @@ def load_config(directory: Path) -> ModelConfig:
 def load_policy(directory: Path) -> tuple[Transformer, Tokenizer]:
     """Load a language model and its tokenizer."""
     model = Transformer(load_config(directory))
-    load_weights(model, _read(directory / "model.safetensors"), directory / "model.safetensors")
+    load_weights(model, _read(directory), directory / WHOLE)
     return model, Tokenizer.load(directory / "tokenizer.model")
 
 
 def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
     """Load a scalar model; from a language model's directory, with a zero score head (Llama 2 section 3.2.2)."""
     model = ScalarModel(load_config(directory))
-    path = directory / "model.safetensors"
-    tensors = _read(path)
+    tensors = _read(directory)
     if "score.weight" not in tensors:
         tensors = {f"transformer.{name}": t for name, t in tensors.items() if name != "output.weight"}
         tensors["score.weight"] = torch.zeros_like(model.score.weight)
-    load_weights(model, tensors, path)
+    load_weights(model, tensors, directory / WHOLE)
     return model, Tokenizer.load(directory / "tokenizer.model")
 
 
@@ -133,8 +134,5 @@ def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
             }
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
+def _read(directory: Path) -> dict[str, Tensor]:
+    return {name: tensor.load() for name, tensor in read_safetensors(directory).items()}

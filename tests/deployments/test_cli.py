@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from llama2_core.model import Transformer
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training.checkpoint import save_model
+from storage.artifacts import Store
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -69,3 +74,23 @@ def test_a_missing_starter_package_is_named_before_training(package: str, tmp_pa
     assert f"needs the package {package}" in said
     assert 'pip install "llama2-pipeline[starter]"' in said
     assert "pretraining base/" not in said
+
+
+def test_an_artifact_is_converted_and_a_torn_model_refused(
+    model: Transformer, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    store, digest = Store(tmp_path / "var" / "artifacts"), "c0ffee" * 10
+    measured = {"summary": {}, "wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
+    with store.building("chat", digest) as partial:
+        save_model(partial, model, tokenizer)
+        store.commit("chat", digest, version=1, recipe={}, parents={}, **measured)
+    home, exported = ["--home", str(tmp_path / "var")], tmp_path / "exported"
+    status, said = llama2("convert", "chat/c0ffee", str(exported), "--to", "huggingface", *home)
+    assert status == 0
+    assert "logits differ by at most 0, root mean square 0" in said
+    weights = exported / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    status, said = llama2("convert", str(exported), str(tmp_path / "meta"), "--to", "meta")
+    assert status == 1
+    assert "cannot be read as safetensors" in said
+    assert not (tmp_path / "meta").exists()

@@ -5,50 +5,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama2_core.config import ModelConfig
+from llama2_core.interop.huggingface import halves, llama_config, rotary, their_name
 from llama2_core.model import KVCache, RMSNorm, ScalarModel, Transformer, initialise, rotary_table, rotate
-from llama2_core.presets import LLAMA_7B, LLAMA_13B, LLAMA_34B, LLAMA_70B, TINY_0_9M
-
-NAMES = {
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-    "attention_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-}
+from llama2_core.presets import PRESETS
 
 
 def as_transformers(model: Transformer) -> LlamaForCausalLM:
     """The same weights in transformers' layout: rotary pairs there are halves, not neighbours."""
-    c = model.config
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=c.vocab_size,
-            hidden_size=c.dim,
-            intermediate_size=c.ffn_dim,
-            num_hidden_layers=c.n_layers,
-            num_attention_heads=c.n_heads,
-            num_key_value_heads=c.n_kv_heads,
-            rms_norm_eps=c.norm_eps,
-            max_position_embeddings=c.max_seq_len,
-            attn_implementation="eager",
-        )
-    ).eval()
-    state = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith("layers."):
-            _, layer, rest = name.split(".", 2)
-            part = rest.removesuffix(".weight")
-            if part in ("attention.wq", "attention.wk"):
-                tensor = tensor.view(-1, c.head_dim // 2, 2, c.dim).transpose(1, 2).reshape(tensor.shape)
-            state[f"model.layers.{layer}.{NAMES[part]}.weight"] = tensor
-    state["model.embed_tokens.weight"] = model.tok_embeddings.weight
-    state["model.norm.weight"] = model.norm.weight
-    state["lm_head.weight"] = model.output.weight
-    theirs.load_state_dict(state)
+    theirs = LlamaForCausalLM(LlamaConfig(**llama_config(model.config), attn_implementation="eager")).eval()
+    change = halves(model.config)
+    weights = model.state_dict().items()
+    theirs.load_state_dict({their_name(name): change(w) if rotary(name) else w for name, w in weights})
     return theirs
 
 
@@ -69,16 +36,35 @@ def test_logits_equal_transformers(config: ModelConfig, kv_heads: int) -> None:
 @pytest.mark.parametrize(
     ("preset", "parameters"),
     [
-        (LLAMA_7B, 6_738_415_616),
-        (LLAMA_13B, 13_015_864_320),
-        (LLAMA_34B, 33_743_970_304),
-        (LLAMA_70B, 68_976_648_192),
-        (TINY_0_9M, 918_656),
+        ("0.9M", 918_656),
+        ("15M", 15_191_712),
+        ("110M", 109_529_856),
+        ("1.1B", 1_100_048_384),
+        ("7B", 6_738_415_616),
+        ("13B", 13_015_864_320),
+        ("34B", 33_743_970_304),
+        ("70B", 68_976_648_192),
     ],
 )
-def test_preset_parameter_counts(preset: ModelConfig, parameters: int) -> None:
+def test_preset_parameter_counts(preset: str, parameters: int) -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in Transformer(preset).parameters()) == parameters
+        assert sum(p.numel() for p in Transformer(PRESETS[preset]).parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("preset", "width"),
+    [
+        ("15M", 768),
+        ("110M", 2048),
+        ("1.1B", 5632),
+        ("7B", 11008),
+        ("13B", 13824),
+        ("34B", 22016),
+        ("70B", 28672),
+    ],
+)
+def test_preset_ffn_widths(preset: str, width: int) -> None:
+    assert PRESETS[preset].ffn_dim == width
 
 
 def test_rms_norm_by_hand() -> None:

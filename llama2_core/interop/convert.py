@@ -1,0 +1,166 @@
+"""From any format to any other, and the proof that nothing was lost on the way."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from llama2_core.config import Record
+from llama2_core.errors import CheckpointError, ConfigError
+from llama2_core.interop import gguf, huggingface, meta, native
+from llama2_core.interop.gguf import Quantization
+from llama2_core.interop.sentences import SENTENCES
+from llama2_core.interop.source import OpenModel
+from llama2_core.model import Block, RMSNorm, rotary_table
+from llama2_core.tensors import read_json
+from llama2_core.tokenizer import Tokenizer
+
+Format = Literal["meta", "huggingface", "gguf", "native"]
+READERS: dict[Format, Callable[[Path], OpenModel]] = {
+    "meta": meta.read,
+    "huggingface": huggingface.read,
+    "gguf": gguf.read,
+    "native": native.read,
+}
+BOUNDS: dict[Quantization, float] = {"f32": 0.0, "f16": 0.005, "q8_0": 0.05, "q4_0": 0.5}
+"""Largest root mean square of the differences of the logits, as a share of the logits' standard deviation."""
+PROMPT_TOKENS = 16
+"""Of each of the twenty sentences."""
+
+
+class Comparison(Record):
+    """How far the logits of a converted model are from its source's, on the beginnings of the twenty sentences."""
+
+    largest: float
+    """Largest absolute difference of two logits."""
+    relative: float
+    """Root mean square of the differences, as a share of the standard deviation of the source's logits."""
+    bound: float
+    """What `relative` may be for this format."""
+
+
+def detect(path: Path) -> Format:
+    """Tell the format of a file or directory. Raises CheckpointError when it is none."""
+    if path.is_file():
+        return "gguf"
+    if (path / "params.json").is_file():
+        return "meta"
+    if (path / "config.json").is_file():
+        return "huggingface" if "model_type" in read_json(path / "config.json") else "native"
+    raise CheckpointError(
+        f"{path}: not a model: expected a GGUF file or a directory with params.json (Meta) "
+        "or config.json (Hugging Face, native)"
+    )
+
+
+def read(path: Path) -> OpenModel:
+    """Open a model of any format; its tensors stay on disk."""
+    return READERS[detect(path)](path)
+
+
+def convert(
+    source: Path,
+    destination: Path,
+    to: Format,
+    shards: int | None = None,
+    quantization: Quantization | None = None,
+) -> Comparison:
+    """Write the model at `source` to `destination`, which appears only when it has been read back and found equal.
+
+    Raises ConfigError when the destination exists or an option does not belong to the format, CheckpointError when
+    the source is broken or the result is further from it than the format's bound.
+    """
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already: name a new path")
+    if shards and to == "gguf":
+        raise ConfigError("a GGUF is one file: leave out the number of shards")
+    if quantization and to != "gguf":
+        raise ConfigError(f"only GGUF is quantized: leave out {quantization}, or convert to gguf")
+    model = read(source)
+    partial = destination.with_name(f"{destination.name}.partial")
+    _remove(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(model, partial, to, shards, quantization or "f32")
+        comparison = compare(model, READERS[to](partial), BOUNDS[quantization or "f32"])
+        partial.rename(destination)
+    finally:
+        _remove(partial)
+    return comparison
+
+
+def _write(model: OpenModel, path: Path, to: Format, shards: int | None, quantization: Quantization) -> None:
+    match to:
+        case "meta":
+            meta.write(model, path, shards)
+        case "huggingface":
+            huggingface.write(model, path, shards)
+        case "native":
+            native.write(model, path, shards)
+        case "gguf":
+            gguf.write(model, path, quantization)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def compare(source: OpenModel, converted: OpenModel, bound: float) -> Comparison:
+    """Compare tokenizers and logits. Raises CheckpointError when they differ by more than the bound."""
+    _same_tokens(source.tokenizer, converted.tokenizer)
+    tokens = prompts(source.tokenizer)
+    expected, found = logits(source, tokens), logits(converted, tokens)
+    difference = expected - found
+    comparison = Comparison(
+        largest=float(difference.abs().max()),
+        relative=float(difference.square().mean().sqrt() / expected.std()),
+        bound=bound,
+    )
+    if not comparison.relative <= bound:  # written so that NaN fails
+        raise CheckpointError(
+            f"the logits of the converted model differ by up to {comparison.largest:.3g}, root mean square "
+            f"{comparison.relative:.3g} of their standard deviation, more than {bound}: nothing was written"
+        )
+    return comparison
+
+
+def prompts(tokenizer: Tokenizer) -> Tensor:
+    """Return the beginnings of the twenty sentences, int64 [20, PROMPT_TOKENS], filled up with EOS."""
+    rows = [tokenizer.encode(text, bos=True)[:PROMPT_TOKENS] for text in SENTENCES.values()]
+    return torch.tensor([row + [tokenizer.eos_id] * (PROMPT_TOKENS - len(row)) for row in rows])
+
+
+def _same_tokens(source: Tokenizer, converted: Tokenizer) -> None:
+    for script, text in SENTENCES.items():
+        ids = source.encode(text)
+        if converted.encode(text) != ids or converted.decode(ids) != text:
+            raise CheckpointError(
+                f"the converted tokenizer does not encode and decode the {script} sentence as its source"
+            )
+
+
+@torch.no_grad()
+def logits(model: OpenModel, tokens: Tensor) -> Tensor:
+    """Return the logits float32 [B, T, V] of tokens [B, T] as the Transformer does, a block in memory at a time."""
+    config = model.config
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): tensor.load().float()
+            for name, tensor in model.tensors.items()
+            if name.startswith(prefix)
+        }
+
+    with torch.device("meta"):
+        block, norm = Block(config), RMSNorm(config.dim, config.norm_eps)
+    rotary = rotary_table(config.head_dim, tokens.shape[1], config.rope_theta).unsqueeze(0)
+    x = F.embedding(tokens, under("tok_embeddings.")["weight"])
+    for layer in range(config.n_layers):
+        x = functional_call(block, under(f"layers.{layer}."), (x, rotary, None, layer, None))
+    x = functional_call(norm, under("norm."), (x,))
+    return F.linear(x, under("tok_embeddings." if config.tied_embeddings else "output.")["weight"])

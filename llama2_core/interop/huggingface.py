@@ -1,0 +1,237 @@
+"""Hugging Face's checkpoints: config.json, safetensors (whole or sharded), tokenizer files, as transformers' Llama.
+
+Its rotary embedding pairs element i of a head with i + E / 2, Meta's pairs neighbours: the rows of wq and wk are
+permuted. Older repositories keep the weights in pickles; those are read too, without running code.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+
+from llama2_core.config import ModelConfig, SamplingConfig
+from llama2_core.errors import CheckpointError
+from llama2_core.interop.pieces import pieces, pieces_of, tokenizer_json, tokenizer_of
+from llama2_core.interop.source import OpenModel, checked, read_record, renamed, shapes, validated, with_ffn
+from llama2_core.tensors import (
+    INDEX,
+    WHOLE,
+    LazyTensor,
+    open_pickle,
+    pick,
+    placed,
+    read_json,
+    read_safetensors,
+    write_json,
+    write_safetensors,
+)
+from llama2_core.tokenizer import Tokenizer
+
+NAMES = {
+    "tok_embeddings": "model.embed_tokens",
+    "norm": "model.norm",
+    "output": "lm_head",
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+"""Meta's name of a module -> transformers'; those of a block stand in `layers.N` and `model.layers.N`."""
+
+CHAT_TEMPLATE = """\
+{%- if messages and messages[0].role == 'system' -%}
+    {%- set system = '<<SYS>>\\n' + messages[0].content + '\\n<</SYS>>\\n\\n' -%}
+    {%- set turns = messages[1:] -%}
+{%- else -%}
+    {%- set system = '' -%}
+    {%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if message.role != ('assistant' if loop.index0 % 2 else 'user') -%}
+        {{- raise_exception('turns must alternate: user, assistant, user ...') -}}
+    {%- endif -%}
+    {%- if message.role == 'user' -%}
+        {{- bos_token + '[INST] ' + ((system if loop.first else '') + message.content).strip() + ' [/INST]' -}}
+    {%- else -%}
+        {{- ' ' + message.content.strip() + ' ' + eos_token -}}
+    {%- endif -%}
+{%- endfor -%}
+"""
+"""Llama 2's chat template, `llama2_core.chat` in Jinja."""
+
+
+class Rope(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    rope_type: Literal["default"] = "default"
+    rope_theta: float = 10000.0
+
+
+class Config(BaseModel):
+    """The fields of config.json that make the model; a value that Llama 2 does not have is refused."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_type: Literal["llama"]
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int | None = None
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    rope_theta: float = 10000.0
+    rope_parameters: Rope | None = None
+    rope_scaling: Rope | None = None
+    hidden_act: Literal["silu"] = "silu"
+    attention_bias: Literal[False] = False
+    mlp_bias: Literal[False] = False
+    head_dim: int | None = None
+
+    @model_validator(mode="after")
+    def _heads_fill_the_model(self) -> Self:
+        if self.head_dim and self.head_dim * self.num_attention_heads != self.hidden_size:
+            raise ValueError(
+                f"head_dim is {self.head_dim}, expected hidden_size / num_attention_heads = "
+                f"{self.hidden_size / self.num_attention_heads:g}"
+            )
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """Return the fields of our ModelConfig, without the rule of the FFN's width."""
+        return {
+            "vocab_size": self.vocab_size,
+            "dim": self.hidden_size,
+            "n_layers": self.num_hidden_layers,
+            "n_heads": self.num_attention_heads,
+            "n_kv_heads": self.num_key_value_heads or self.num_attention_heads,
+            "norm_eps": self.rms_norm_eps,
+            "rope_theta": self.rope_parameters.rope_theta if self.rope_parameters else self.rope_theta,
+            "max_seq_len": self.max_position_embeddings,
+            "tied_embeddings": self.tie_word_embeddings,
+        }
+
+
+def llama_config(config: ModelConfig) -> dict[str, Any]:
+    """Return the fields of transformers' LlamaConfig that make the same model."""
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "max_position_embeddings": config.max_seq_len,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tied_embeddings,
+    }
+
+
+def their_name(name: str) -> str:
+    """Return transformers' name of a tensor, given Meta's."""
+    return renamed(name, NAMES, "model.layers")
+
+
+def halves(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """Return the change of wq or wk [H E, D] from rotary neighbours (Meta) to rotary halves (transformers)."""
+    return lambda w: w.view(-1, config.head_dim // 2, 2, w.shape[1]).transpose(1, 2).reshape(w.shape)
+
+
+def neighbours(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """Return the inverse of `halves`."""
+    return lambda w: w.view(-1, 2, config.head_dim // 2, w.shape[1]).transpose(1, 2).reshape(w.shape)
+
+
+def rotary(name: str) -> bool:
+    """Tell whether a tensor, by Meta's name, makes queries or keys."""
+    return name.endswith((".wq.weight", ".wk.weight"))
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read transformers' config.json; raises CheckpointError naming a field that Llama 2 does not have."""
+    config = read_record(Config, path)
+    return with_ffn(validated(ModelConfig, config.fields(), path), config.intermediate_size)
+
+
+def read(directory: Path) -> OpenModel:
+    """Open a checkpoint of transformers' Llama; raises CheckpointError naming what does not fit Llama 2."""
+    config = read_config(directory / "config.json")
+    theirs = _open_weights(directory)
+    ours = {their_name(name): name for name in shapes(config)}
+    tensors = {}
+    for name, tensor in theirs.items():
+        if name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tied_embeddings):
+            continue
+        mine = ours.get(name, name)
+        tensors[mine] = tensor.through(neighbours(config)) if rotary(mine) else tensor
+    return checked(config, _read_tokenizer(directory), tensors, directory)
+
+
+def _open_weights(directory: Path) -> dict[str, LazyTensor]:
+    if (directory / WHOLE).is_file() or (directory / INDEX).is_file():
+        return read_safetensors(directory)
+    index = directory / "pytorch_model.bin.index.json"
+    if not index.is_file():
+        if not (directory / "pytorch_model.bin").is_file():
+            raise CheckpointError(
+                f"{directory / WHOLE}: missing, and neither {INDEX} nor pytorch_model.bin is there"
+            )
+        return open_pickle(directory / "pytorch_model.bin")
+    placement = placed(index)
+    shards = {file: open_pickle(directory / file) for file in sorted(set(placement.values()))}
+    return pick(placement, shards, directory)
+
+
+def _read_tokenizer(directory: Path) -> Tokenizer:
+    """Read tokenizer.model, or make it from tokenizer.json where transformers kept only that."""
+    whole, made = directory / "tokenizer.model", directory / "tokenizer.json"
+    if whole.is_file() or not made.is_file():
+        return Tokenizer.load(whole)
+    return tokenizer_of(pieces_of(read_json(made)))
+
+
+def write(model: OpenModel, directory: Path, shards: int | None = None) -> None:
+    """Write what transformers' AutoModelForCausalLM and AutoTokenizer load."""
+    config, tokenizer = model.config, model.tokenizer
+    content = tokenizer_json(pieces(tokenizer))
+    directory.mkdir(parents=True)
+    change = halves(config)
+    theirs = {
+        their_name(name): tensor.through(change) if rotary(name) else tensor
+        for name, tensor in model.tensors.items()
+    }
+    write_safetensors(directory, theirs, shards)
+    ends = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
+    kind = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu"}
+    dtype = {"torch_dtype": str(model.dtype).removeprefix("torch.")}
+    write_json(directory / "config.json", kind | llama_config(config) | ends | dtype)
+    sampling = SamplingConfig()
+    draw = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    write_json(directory / "generation_config.json", ends | draw | {"max_length": config.max_seq_len})
+    (directory / "tokenizer.model").write_bytes(tokenizer.model)
+    write_json(directory / "tokenizer.json", content)
+    write_json(directory / "tokenizer_config.json", _tokenizer_config(config))
+
+
+def _tokenizer_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": config.max_seq_len,
+        "chat_template": CHAT_TEMPLATE,
+    }

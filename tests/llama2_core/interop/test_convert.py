@@ -1,0 +1,122 @@
+"""Conversion as a whole: what it promises of the result, and what it refuses before and after."""
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from llama2_core.errors import CheckpointError, ConfigError
+from llama2_core.interop import gguf, meta, native
+from llama2_core.interop.convert import BOUNDS, compare, convert, detect, logits, prompts
+from llama2_core.interop.source import OpenModel
+from llama2_core.tokenizer import Tokenizer, train_tokenizer
+from llama2_core.training.checkpoint import load_policy
+
+
+def changed(model: OpenModel, name: str, change: Callable[[Tensor], Tensor]) -> OpenModel:
+    return replace(model, tensors={**model.tensors, name: model.tensors[name].through(change)})
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_a_block_at_a_time_are_the_transformers(tied: bool, make: Callable[..., Path]) -> None:
+    model, tokenizer = load_policy(make(tied_embeddings=tied))
+    tokens = prompts(tokenizer)
+    assert tokens.shape == (20, 16)
+    with torch.no_grad():
+        assert torch.equal(logits(native.read(make(tied_embeddings=tied)), tokens), model(tokens))
+
+
+@pytest.mark.parametrize("to", ["meta", "huggingface", "gguf", "native"])
+def test_every_format_is_told_and_lossless(to, make: Callable[..., Path], tmp_path: Path) -> None:
+    comparison = convert(make(), tmp_path / "out", to)
+    assert detect(tmp_path / "out") == to
+    assert (comparison.largest, comparison.relative, comparison.bound) == (0, 0, 0)
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.roll(1, 0),
+        lambda w: w.flip(0),
+        lambda w: torch.full_like(w, float("nan")),
+    ],
+)
+def test_a_model_that_is_not_its_source_is_refused(
+    change: Callable[[Tensor], Tensor], make: Callable[..., Path]
+) -> None:
+    """Even by the widest bound, for one wrong matrix of fourteen."""
+    model = native.read(make())
+    with pytest.raises(CheckpointError, match="the logits of the converted model differ"):
+        compare(model, changed(model, "layers.0.feed_forward.w2.weight", change), BOUNDS["q4_0"])
+
+
+def test_the_smallest_change_breaks_a_lossless_bound(make: Callable[..., Path]) -> None:
+    model = native.read(make())
+    with pytest.raises(CheckpointError, match=r"more than 0\.0"):
+        compare(model, changed(model, "norm.weight", lambda w: w * 1.0001), BOUNDS["f32"])
+
+
+def test_another_tokenizer_is_told(make: Callable[..., Path], tokenizer: Tokenizer) -> None:
+    other = train_tokenizer(["a mat and nine red pears today " * 3] * 5, 300)
+    model = native.read(make())
+    with pytest.raises(CheckpointError, match="does not encode and decode the LATIN sentence"):
+        compare(model, replace(model, tokenizer=other), 0.5)
+
+
+def test_a_result_that_fails_does_not_appear(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BOUNDS, "q4_0", 1e-6)
+    with pytest.raises(CheckpointError, match="nothing was written"):
+        convert(make(), tmp_path / "model.gguf", "gguf", quantization="q4_0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["native"]
+
+
+def test_options_that_do_not_belong_together_are_refused(make: Callable[..., Path], tmp_path: Path) -> None:
+    source = make()
+    with pytest.raises(ConfigError, match="native exists already"):
+        convert(source, source, "meta")
+    with pytest.raises(ConfigError, match="a GGUF is one file"):
+        convert(source, tmp_path / "out", "gguf", shards=2)
+    with pytest.raises(ConfigError, match="only GGUF is quantized: leave out q8_0"):
+        convert(source, tmp_path / "out", "meta", quantization="q8_0")
+    with pytest.raises(CheckpointError, match="not a model: expected a GGUF file or a directory"):
+        convert(tmp_path, tmp_path / "out", "meta")
+
+
+class Watched:
+    """A model whose loaded tensors are counted, in bytes, while they are alive."""
+
+    def __init__(self, model: OpenModel) -> None:
+        self.alive, self.most = 0, 0
+        self.model = replace(model, tensors={n: t.through(self.take) for n, t in model.tensors.items()})
+        self.largest = max(tensor.bytes for tensor in model.tensors.values())
+
+    def take(self, tensor: Tensor) -> Tensor:
+        copy = tensor.clone()
+        self.alive += copy.nbytes
+        self.most = max(self.most, self.alive)
+        weakref.finalize(copy, self.release, copy.nbytes)
+        return copy
+
+    def release(self, count: int) -> None:
+        self.alive -= count
+
+
+@pytest.mark.parametrize("to", ["gguf", "meta", "native"])
+def test_writing_holds_a_shard_and_a_tensor(to: str, make: Callable[..., Path], tmp_path: Path) -> None:
+    """GGUF and Meta's slices need whole tensors one at a time; a file of safetensors all of its own."""
+    watched, path = Watched(native.read(make())), tmp_path / "out"
+    if to == "gguf":
+        gguf.write(watched.model, path)
+    elif to == "meta":
+        meta.write(watched.model, path, 8)
+    else:
+        native.write(watched.model, path, 6)
+    shard = max(file.stat().st_size for file in path.glob("*.safetensors")) if to == "native" else 0
+    assert 0 < watched.most <= shard + watched.largest
