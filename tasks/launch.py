@@ -27,16 +27,16 @@ from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
     "corpus": 1,
-    "tokenizer": 1,
+    "tokenizer": 2,
     "tokens": 1,
-    "dialogs": 1,
+    "dialogs": 2,
     "base": 1,
     "chat": 1,
     "comparisons": 1,
     "reward": 1,
     "samples": 1,
     "ppo": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "verdict": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""

@@ -194,26 +194,25 @@ def evaluation(stage: Stage) -> dict:
     recipe = EvaluationRecipe.model_validate(stage.recipe)
     model, tokenizer = load_policy(stage.parents["model"])
     prompts = read_prompts(stage.parents["dialogs"], "held_out", tokenizer)
-    problems = [prompt for prompt in prompts if prompt.kind == "problem"]
     if recipe.prompt_format == "completion":
-        rows = in_chunks(stage, problems, lambda chunk: _answer(stage, recipe, model, tokenizer, chunk, 0.0))
-    else:
+        prompts = [prompt for prompt in prompts if prompt.kind == "problem"]
 
-        def work(chunk: Sequence[Prompt]) -> list[dict]:
-            judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.temperature)
-            greedy = [prompt for prompt in chunk if prompt.kind == "problem"]
-            return judged + (_answer(stage, recipe, model, tokenizer, greedy, 0.0) if greedy else [])
+    def work(chunk: Sequence[Prompt]) -> list[dict]:
+        judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.temperature)
+        problems = [prompt for prompt in chunk if prompt.kind == "problem"]
+        return judged + (_answer(stage, recipe, model, tokenizer, problems, 0.0) if problems else [])
 
-        rows = in_chunks(stage, prompts, work)
+    rows = in_chunks(stage, prompts, work)
     write_table(stage.directory / "responses.parquet", rows, RESPONSES)
     greedy = [row for row in rows if row["suite"] == "problems"]
     judged = [row for row in rows if row["suite"] == "side by side"]
-    choice = _multiple_choice(stage, recipe, model, tokenizer)
+    sampled = [row for row in judged if row["kind"] == "problem"]
     facts: dict[str, Any] = {
         "problems": proportion(sum(r["correct"] for r in greedy), len(greedy)).as_dict(),
-        "definitions": choice,
+        "problems_sampled": proportion(sum(r["correct"] for r in sampled), len(sampled)).as_dict(),
+        "definitions": _multiple_choice(stage, recipe, model, tokenizer),
     }
-    if judged:
+    if recipe.prompt_format == "chat":
         unsafe = [row for row in judged if row["kind"] == "unsafe"]
         harmless = [row for row in judged if row["kind"] != "unsafe"]
         borderline = [row for row in judged if row["kind"] == "borderline"]
