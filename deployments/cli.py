@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import sys
 import webbrowser
 from pathlib import Path
@@ -118,43 +117,63 @@ def artifacts(
     console.print(table)
 
 
-@app.command(epilog="Example: llama2 chat --model ppo")
+MODEL = "A model directory or GGUF file, or an artifact; by default what the gate kept."
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(min=0, max=1)]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+
+
+@app.command(epilog="Examples: llama2 chat;  llama2 chat sft;  llama2 chat llama-2-7b-chat/ --temperature 0")
 def chat(
-    model: Annotated[str, typer.Option(help="An artifact; by default what the gate kept.")] = "",
+    model: Annotated[str, typer.Argument(help=MODEL)] = "",
     home: Home = Path("var"),
-    temperature: Annotated[float, typer.Option(min=0)] = 0.6,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.9,
+    max_tokens: MaxTokens = 256,
 ) -> None:
-    """Talk to a chat model; an empty line starts a new dialog, Ctrl-D ends."""
-    from llama2_core.chat import assistant, encode_prompt, until_tag, user  # noqa: PLC0415  (torch takes seconds)
+    """Talk to a chat model: /system TEXT, /reset, Ctrl-D."""
+    from deployments.terminal import converse  # noqa: PLC0415  (torch takes seconds)
     from llama2_core.config import SamplingConfig  # noqa: PLC0415
-    from llama2_core.generate import Request, generate  # noqa: PLC0415
-    from llama2_core.training.checkpoint import load_policy  # noqa: PLC0415
 
-    artifact = champion(Store(home / "artifacts")) if not model else Store(home / "artifacts").resolve(model)
-    policy, tokenizer = load_policy(artifact.path)
-    console.print(f"[dim]{artifact.name}[/]")
-    dialog = []
-    while line := _line():
-        if line == "\n":
-            dialog = []
-            continue
-        dialog.append(user(line.strip()))
-        tokens = encode_prompt(dialog, tokenizer)
-        if len(tokens) > policy.config.max_seq_len - 8:
-            dialog = dialog[-1:]
-            tokens = encode_prompt(dialog, tokenizer)
-        request = Request(tokens, random.getrandbits(62), temperature)
-        config = SamplingConfig(max_new_tokens=64)
-        ((_, completion),) = generate(policy, [request], config, tokenizer.eos_id)
-        answer = until_tag(tokenizer.decode(completion.tokens))
-        console.print(answer, style="cyan", highlight=False, markup=False)
-        dialog.append(assistant(answer))
+    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
+    converse(*_load(model, home), config, console)
 
 
-def _line() -> str:
-    if sys.stdin.isatty():
-        print("> ", end="", flush=True)
-    return sys.stdin.readline()
+@app.command(epilog="Example: llama2 complete base 'Question: What is 3 + 4? Answer:' --temperature 0")
+def complete(
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
+    home: Home = Path("var"),
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.9,
+    max_tokens: MaxTokens = 256,
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Continue a text."""
+    from llama2_core.completion import stream_completion  # noqa: PLC0415  (torch takes seconds)
+    from llama2_core.config import SamplingConfig  # noqa: PLC0415
+    from llama2_core.generate import Request  # noqa: PLC0415
+
+    policy, tokenizer = _load(model, home)
+    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
+    for piece in stream_completion(
+        policy, tokenizer, Request(tokenizer.encode(prompt, bos=True), seed, config)
+    ):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _load(model: str, home: Path):
+    """Load a model of any format, or an artifact, and its tokenizer."""
+    from llama2_core.interop.convert import load  # noqa: PLC0415  (torch takes seconds)
+
+    path = Path(model)
+    if not model or not path.exists():
+        store = Store(home / "artifacts")
+        artifact = store.resolve(model) if model else champion(store)
+        path = artifact.path
+        console.print(f"[dim]{artifact.name}[/]")
+    return load(path)
 
 
 def champion(store: Store):

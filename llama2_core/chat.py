@@ -44,11 +44,6 @@ def fold_system(dialog: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def until_tag(text: str) -> str:
-    """Return what comes before the first of the template's tags: a weak model may write one into its answer."""
-    return text[: min((text.find(tag) for tag in TAGS if tag in text), default=len(text))].strip()
-
-
 def encode_prompt(dialog: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """Encode a dialog that ends with a user turn, ready for the model to answer.
 

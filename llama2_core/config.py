@@ -17,6 +17,30 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class RopeScaling(Record):
+    """How rotary positions are stretched beyond the length that a model was trained at."""
+
+    method: Literal["linear", "ntk"]
+    """Position interpolation divides the positions; NTK raises the base with the length."""
+    factor: Annotated[float, Field(ge=1)]
+    """Interpolation's divisor; NTK's strength."""
+    original_seq_len: Positive = 4096
+    """Longest sequence of the model's training, up to which NTK changes nothing."""
+
+
+class Variant(Record):
+    """What Llama 2 does without, for ablations. The defaults are Llama 2's; other formats know nothing else."""
+
+    positions: Literal["rotary", "learned", "sinusoidal"] = "rotary"
+    """Rotary, or absolute: added to the embeddings."""
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm without bias."""
+    ffn: Literal["swiglu", "gelu"] = "swiglu"
+    """SwiGLU, or two matrices with GELU between them and a width of 4 dim."""
+    dropout: Share = 0.0
+    """Of embeddings, attention and residual branches, in training."""
+
+
 class ModelConfig(Record):
     """The shape of a Llama 2 Transformer. Llama 2 section 2.2 and Table 1."""
 
@@ -42,6 +66,10 @@ class ModelConfig(Record):
     """Longest sequence. Llama 2 section 2.2: 4096."""
     tied_embeddings: bool = False
     """Share input and output embeddings. Llama 2 does not; small models save a tenth of their weights by it."""
+    rope_scaling: RopeScaling | None = None
+    """Longer contexts than were trained."""
+    variant: Variant = Variant()
+    """Departures from Llama 2."""
 
     @property
     def head_dim(self) -> int:
@@ -49,8 +77,9 @@ class ModelConfig(Record):
 
     @property
     def ffn_dim(self) -> int:
-        """Hidden width of SwiGLU: 2/3 of 4 dim, times the multiplier, rounded up to `multiple_of`."""
-        hidden = int(self.ffn_dim_multiplier * int(2 * (4 * self.dim) / 3))
+        """Hidden width: 4 dim, for SwiGLU 2/3 of it, times the multiplier, rounded up to `multiple_of`."""
+        width = 4 * self.dim if self.variant.ffn == "gelu" else int(2 * (4 * self.dim) / 3)
+        hidden = int(self.ffn_dim_multiplier * width)
         return self.multiple_of * ((hidden + self.multiple_of - 1) // self.multiple_of)
 
     @model_validator(mode="after")
@@ -96,6 +125,8 @@ class LoopConfig(Record):
     """Most rows that one process holds in a forward pass; the rest is accumulated."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and schedule."""
+    label_smoothing: Share = 0.0
+    """Share of each target spread over the vocabulary. Llama 2 uses none."""
 
 
 class SamplingConfig(Record):
@@ -105,8 +136,12 @@ class SamplingConfig(Record):
     """Divides the logits; 0 is greedy."""
     top_p: Share = 0.9
     """Nucleus: the smallest set of tokens whose probability reaches this."""
+    top_k: Positive | None = None
+    """Most tokens to choose among."""
     max_new_tokens: Positive = 256
     """Longest response."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response when they appear in it."""
 
 
 class RewardConfig(Record):

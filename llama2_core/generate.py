@@ -4,52 +4,119 @@ Every row draws from its own stream of random numbers, so what it says depends n
 the number of slots. Shapes: B slots, T time, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from llama2_core.config import SamplingConfig
-from llama2_core.errors import DataError
+from llama2_core.errors import ConfigError, DataError
 from llama2_core.model import KVCache, Transformer
+
+CANDIDATES = 256
+"""The nucleus is looked for among so many tokens before all are sorted."""
+
+Finish = Literal["eos", "stop", "length"]
+Decode = Callable[[Sequence[int]], str]
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to be continued: token ids, and the seed of its random stream."""
+    """A prompt to be continued: token ids, the seed of its random stream, and how to sample."""
 
     tokens: Sequence[int]
     seed: int
-    temperature: float
+    config: SamplingConfig
+
+
+class Sampled(NamedTuple):
+    """One token of one row, as soon as it is drawn."""
+
+    request: int
+    """Its index."""
+    token: int
+    logprob: float
+    """Natural logarithm of the token's probability before temperature, top-k and top-p."""
+    finish: Finish | None
+    """Why the row ends here; None while it goes on."""
 
 
 @dataclass
 class Completion:
-    """What was sampled: ids without EOS, and whether EOS ended it."""
+    """What was sampled: ids without EOS, their log-probabilities (EOS's last, if it came), and why it ended."""
 
     tokens: list[int] = field(default_factory=list)
-    ended: bool = False
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish = "length"
+
+    @property
+    def ended(self) -> bool:
+        """Whether EOS ended it."""
+        return self.finish == "eos"
 
 
-def sample_tokens(logits: Tensor, temperature: Tensor, top_p: float, uniform: Tensor) -> Tensor:
-    """Draw a token [B] from logits [B, V] by inverting the nucleus's distribution at uniform [B].
+def sample_tokens(
+    logits: Tensor, temperature: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor
+) -> Tensor:
+    """Draw a token [B] from logits [B, V] by inverting the distribution that top-k and top-p leave, at uniform [B].
 
-    Temperature [B] divides the logits; 0 takes the arg-max. The nucleus drops tokens before which the cumulated
-    probability already exceeds top_p, so the first is always kept.
+    Temperature [B] divides the logits; 0 takes the arg-max. top_k int64 [B] keeps the likeliest. The nucleus drops
+    tokens before which the cumulated probability already exceeds top_p [B], so the first is always kept.
     """
     greedy = logits.argmax(-1)
-    scaled = logits / temperature.clamp(min=1e-6).unsqueeze(-1)
-    probabilities, order = scaled.softmax(-1), None
-    if top_p < 1:
-        probabilities, order = probabilities.sort(dim=-1, descending=True)
-        before = probabilities.cumsum(-1) - probabilities
-        probabilities = probabilities.masked_fill(before > top_p, 0.0)
-    cumulated = probabilities.cumsum(-1)
-    target = uniform.unsqueeze(-1) * cumulated[:, -1:]
-    choice = torch.searchsorted(cumulated, target, right=True).clamp(max=logits.shape[-1] - 1)
-    drawn = choice if order is None else order.gather(-1, choice)
-    return torch.where(temperature > 0, drawn.squeeze(-1), greedy)
+    if not temperature.any():
+        return greedy
+    size = logits.shape[-1]
+    probabilities = (logits / temperature.clamp(min=1e-6).unsqueeze(-1)).softmax(-1)
+    narrow = (top_p < 1) | (
+        top_k < size
+    )  # by row: a neighbour's settings must not change the order of the tokens
+    if narrow.all():
+        drawn = _from_nucleus(probabilities, top_p, top_k, uniform)
+    else:
+        drawn = _invert(probabilities.cumsum(-1), uniform)
+        if narrow.any():
+            drawn[narrow] = _from_nucleus(
+                probabilities[narrow], top_p[narrow], top_k[narrow], uniform[narrow]
+            )
+    return torch.where(temperature > 0, drawn, greedy)
+
+
+def _invert(cumulated: Tensor, uniform: Tensor) -> Tensor:
+    """Return the first place of each row [B, V] where the cumulated mass exceeds this share of its total."""
+    target = (uniform.unsqueeze(-1) * cumulated[:, -1:]).contiguous()
+    return torch.searchsorted(cumulated, target, right=True).clamp(max=cumulated.shape[-1] - 1).squeeze(-1)
+
+
+def _from_nucleus(probabilities: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> Tensor:
+    """Draw from the likeliest CANDIDATES tokens; rows whose nucleus is wider are sorted whole."""
+    size = probabilities.shape[-1]
+    count = min(CANDIDATES, size)
+    likeliest, order = probabilities.topk(count, dim=-1)
+    wide = (
+        (likeliest.sum(-1) <= top_p) & (top_k > count)
+        if count < size
+        else torch.zeros_like(top_p, dtype=torch.bool)
+    )
+    drawn = order.gather(-1, _invert(_kept(likeliest, top_p, top_k), uniform).unsqueeze(-1)).squeeze(-1)
+    if wide.any():
+        likeliest, order = probabilities[wide].sort(dim=-1, descending=True)
+        places = _invert(_kept(likeliest, top_p[wide], top_k[wide]), uniform[wide])
+        drawn[wide] = order.gather(-1, places.unsqueeze(-1)).squeeze(-1)
+    return drawn
+
+
+def _kept(likeliest: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
+    """Return the cumulated probabilities [B, N] of the tokens, likeliest first, that top-k and top-p keep."""
+    before = likeliest.cumsum(-1) - likeliest
+    rank = torch.arange(likeliest.shape[-1], device=likeliest.device)
+    # at top_p 1 rounding must not cut the tail
+    dropped = ((before > top_p.unsqueeze(-1)) & (top_p < 1).unsqueeze(-1)) | (rank >= top_k.unsqueeze(-1))
+    return likeliest.masked_fill(dropped, 0.0).cumsum(-1)
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
@@ -60,18 +127,38 @@ def pad_right(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
     return out
 
 
-@torch.inference_mode()
 def generate(
     model: Transformer,
     requests: Sequence[Request],
-    config: SamplingConfig,
     eos_id: int,
     slots: int = 128,
+    decode: Decode | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Yield (index of the request, completion) as rows finish, in no fixed order.
+    """Yield (index of the request, completion) as rows finish, in no fixed order. Arguments as of `stream`."""
+    open_rows: dict[int, Completion] = {}
+    for index, token, logprob, finish in stream(model, requests, eos_id, slots, decode):
+        completion = open_rows.setdefault(index, Completion())
+        completion.logprobs.append(logprob)
+        if finish != "eos":
+            completion.tokens.append(token)
+        if finish:
+            completion.finish = finish
+            yield index, open_rows.pop(index)
 
-    A row ends at EOS, after `max_new_tokens`, or at the model's longest sequence. Raises DataError for a prompt
-    that leaves no room for an answer. `config.temperature` is overruled by each request's own.
+
+@torch.inference_mode()
+def stream(
+    model: Transformer,
+    requests: Sequence[Request],
+    eos_id: int,
+    slots: int = 128,
+    decode: Decode | None = None,
+) -> Iterator[Sampled]:
+    """Yield every token as it is drawn, the rows of at most `slots` requests in turn.
+
+    A row ends at EOS, at one of its stop texts (found in what `decode` makes of its last tokens), after its
+    `max_new_tokens`, or at the model's longest sequence. Raises DataError for a prompt that leaves no room for an
+    answer, ConfigError for stop texts without `decode`.
     """
     limit = model.config.max_seq_len
     for index, request in enumerate(requests):
@@ -79,82 +166,116 @@ def generate(
             raise DataError(
                 f"prompt {index} has {len(request.tokens)} tokens; 1 to {limit - 1} fit this model"
             )
-    device = model.tok_embeddings.weight.device
-    batch = _Slots(model, min(slots, len(requests)), config, device)
-    waiting = iter(enumerate(requests))
-    remaining = len(requests)
-    while remaining:
+        if request.config.stop and decode is None:
+            raise ConfigError(f"request {index} has stop texts: pass the tokenizer's decode to find them")
+    waiting = iter([_Row(index, request, limit) for index, request in enumerate(requests)])
+    batch = _Slots(model, min(slots, len(requests)), max((_longest(r, limit) for r in requests), default=0))
+    batch.refill(waiting)
+    while any(batch.rows):
+        for slot, row, token, logprob in batch.draw():
+            finish = row.take(token, eos_id, decode)
+            if finish:
+                batch.rows[slot] = None
+            yield Sampled(row.index, token, logprob, finish)
+        batch.read()
         batch.refill(waiting)
-        for slot, token in batch.step():
-            completion = batch.completions[slot]
-            completion.ended = token == eos_id
-            if not completion.ended:
-                completion.tokens.append(token)
-            length = len(completion.tokens)
-            full = batch.prompt_lengths[slot] + length >= limit or length >= config.max_new_tokens
-            if completion.ended or full:
-                yield batch.owners[slot], completion
-                batch.release(slot)
-                remaining -= 1
+
+
+def _longest(request: Request, limit: int) -> int:
+    """Places of the cache that a request can fill."""
+    return min(limit, len(request.tokens) + request.config.max_new_tokens)
+
+
+class _Row:
+    """A request and what was drawn for it."""
+
+    def __init__(self, index: int, request: Request, limit: int) -> None:
+        self.index, self.request = index, request
+        self.tokens: list[int] = []
+        self.random = random.Random(request.seed)
+        self.room = _longest(request, limit) - len(request.tokens)
+        self.tail = max((len(text.encode()) for text in request.config.stop), default=0)
+
+    @property
+    def position(self) -> int:
+        """Of the newest token."""
+        return len(self.request.tokens) + len(self.tokens) - 1
+
+    def take(self, token: int, eos_id: int, decode: Decode | None) -> Finish | None:
+        if token == eos_id:
+            return "eos"
+        self.tokens.append(token)
+        if self.tail and decode:  # a token is at least a byte: the text lies in so many tokens
+            text = decode(self.tokens[-self.tail - 1 :])
+            if any(stop in text for stop in self.request.config.stop):
+                return "stop"
+        return "length" if len(self.tokens) >= self.room else None
 
 
 class _Slots:
     """The rows being sampled: cache, next logits, and whose turn each slot serves."""
 
-    def __init__(self, model: Transformer, count: int, config: SamplingConfig, device: torch.device) -> None:
-        self.model, self.config = model, config
-        self.cache = KVCache(model.config, count, model.config.max_seq_len, model.tok_embeddings.weight)
-        self.logits = torch.zeros(count, model.config.vocab_size, device=device)
-        self.positions = torch.zeros(count, dtype=torch.long, device=device)
-        self.temperature = torch.zeros(count, device=device)
-        self.uniforms = torch.zeros(count, config.max_new_tokens, device=device)
-        self.completions = [Completion() for _ in range(count)]
-        self.owners = [-1] * count
-        self.prompt_lengths = [0] * count
+    def __init__(self, model: Transformer, count: int, capacity: int) -> None:
+        self.model = model
+        self.device = model.tok_embeddings.weight.device
+        self.cache = KVCache(model.config, count, capacity, model.tok_embeddings.weight)
+        self.logits = torch.zeros(count, model.config.vocab_size, device=self.device)
+        self.rows: list[_Row | None] = [None] * count
 
-    def refill(self, waiting: Iterator[tuple[int, Request]]) -> None:
-        """Prefill free slots from the waiting prompts, once a quarter of them is free."""
-        free = [slot for slot, owner in enumerate(self.owners) if owner < 0]
-        if 4 * len(free) < len(self.owners):
+    def refill(self, waiting: Iterator[_Row]) -> None:
+        """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
+        free = [slot for slot, row in enumerate(self.rows) if not row]
+        if not free or 4 * len(free) < len(self.rows):
             return
-        taken = [(slot, *item) for slot, item in zip(free, waiting, strict=False)]
-        if not taken:
-            return
-        slots = torch.tensor([slot for slot, _, _ in taken], device=self.positions.device)
-        prompts = [tuple(request.tokens) for _, _, request in taken]
+        taken = list(islice(waiting, len(free)))
+        if taken:
+            self._prefill(free[: len(taken)], taken)
+        elif 2 * len(free) >= len(self.rows) > len(free):
+            self._keep([slot for slot, row in enumerate(self.rows) if row])
+
+    def _keep(self, slots: list[int]) -> None:
+        index = torch.tensor(slots, device=self.device)
+        self.cache.keep_rows(index)
+        self.logits = self.logits[index]
+        self.rows = [self.rows[slot] for slot in slots]
+
+    def _prefill(self, free: list[int], taken: list[_Row]) -> None:
+        slots = torch.tensor(free, device=self.device)
+        prompts = [tuple(row.request.tokens) for row in taken]
         unique = list(dict.fromkeys(prompts))  # K samples of a prompt are neighbours: it is read once
-        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=slots.device)
-        lengths = torch.tensor([len(prompt) for prompt in unique], device=slots.device)
-        tokens = pad_right(unique).to(slots.device)
+        place = {prompt: number for number, prompt in enumerate(unique)}
+        rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
+        lengths = torch.tensor([len(prompt) for prompt in unique], device=self.device)
+        tokens = pad_right(unique).to(self.device)
         cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys)
-        positions = torch.arange(tokens.shape[1], device=slots.device).expand_as(tokens)
+        positions = torch.arange(tokens.shape[1], device=self.device).expand_as(tokens)
         hidden = self.model.hidden(tokens, cache, positions)
-        last = hidden[torch.arange(len(unique), device=slots.device), lengths - 1]
+        last = hidden[torch.arange(len(unique), device=self.device), lengths - 1]
         self.logits[slots] = self.model.output(last).float()[rows]
         self.cache.replace_rows(slots, cache, rows)
-        self.positions[slots] = lengths[rows]
-        for slot, owner, request in taken:
-            stream = torch.Generator().manual_seed(request.seed)
-            self.uniforms[slot] = torch.rand(self.config.max_new_tokens, generator=stream)
-            self.temperature[slot] = request.temperature
-            self.completions[slot] = Completion()
-            self.owners[slot] = owner
-            self.prompt_lengths[slot] = len(request.tokens)
+        for slot, row in zip(free, taken, strict=True):
+            self.rows[slot] = row
 
-    def release(self, slot: int) -> None:
-        self.owners[slot] = -1
-
-    def step(self) -> list[tuple[int, int]]:
-        """Sample one token for every busy slot, feed it, and return (slot, token) pairs."""
-        busy = [slot for slot, owner in enumerate(self.owners) if owner >= 0]
-        slots = torch.tensor(busy, device=self.positions.device)
-        drawn = torch.tensor([len(self.completions[slot].tokens) for slot in busy], device=slots.device)
+    def draw(self) -> list[tuple[int, _Row, int, float]]:
+        """Draw a token for every busy slot; return (slot, row, token, log-probability) of each."""
+        slots = [slot for slot, row in enumerate(self.rows) if row]
+        rows = [row for row in self.rows if row]
+        logits = self.logits[torch.tensor(slots, device=self.device)]
+        configs = [row.request.config for row in rows]
         tokens = sample_tokens(
-            self.logits[slots], self.temperature[slots], self.config.top_p, self.uniforms[slots, drawn]
+            logits,
+            torch.tensor([config.temperature for config in configs], device=self.device),
+            torch.tensor([config.top_p for config in configs], device=self.device),
+            torch.tensor([config.top_k or logits.shape[-1] for config in configs], device=self.device),
+            torch.tensor([row.random.random() for row in rows], device=self.device),
         )
-        feed = torch.zeros_like(self.positions)
-        feed[slots] = tokens
-        positions = self.positions.clamp(max=self.model.config.max_seq_len - 1).unsqueeze(1)
-        self.logits = self.model(feed.unsqueeze(1), self.cache, positions).squeeze(1)
-        self.positions[slots] += 1
-        return list(zip(busy, tokens.tolist(), strict=True))
+        logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+        return list(zip(slots, rows, tokens.tolist(), logprobs.tolist(), strict=True))
+
+    def read(self) -> None:
+        """Feed the newest token of every busy slot; a free one reads nonsense at its first place."""
+        if not any(self.rows):
+            return
+        newest = [(row.tokens[-1], row.position) if row else (0, 0) for row in self.rows]
+        tokens, positions = torch.tensor(newest, device=self.device).unsqueeze(-1).unbind(1)
+        self.logits = self.model(tokens, self.cache, positions).squeeze(1)

@@ -12,6 +12,12 @@ from torch import Tensor, nn
 from llama2_core.config import ModelConfig
 
 
+def make_norm(config: ModelConfig) -> nn.Module:
+    if config.variant.norm == "layer":
+        return nn.LayerNorm(config.dim, config.norm_eps, bias=False)
+    return RMSNorm(config.dim, config.norm_eps)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), computed in float32, then scaled by a weight."""
 
@@ -24,11 +30,29 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).type_as(x) * self.weight
 
 
-def rotary_table(head_dim: int, length: int, theta: float) -> Tensor:
-    """Return cos and sin of every position and frequency, float32 [length, head_dim / 2, 2]."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+def rotary_table(config: ModelConfig, length: int) -> Tensor:
+    """Return cos and sin of every position and frequency, float32 [length, E / 2, 2].
+
+    Position interpolation (arXiv 2306.15595) divides the positions. NTK raises the base so that the slowest wave is
+    stretched to `length` and the fastest keeps its own; lengths that the model was made for are left alone.
+    """
+    theta, scaling, width = config.rope_theta, config.rope_scaling, config.head_dim
+    places = torch.arange(length, dtype=torch.float32)
+    if scaling and scaling.method == "linear":
+        places = places / scaling.factor
+    elif scaling and length > scaling.original_seq_len:
+        stretch = scaling.factor * length / scaling.original_seq_len - (scaling.factor - 1)
+        theta *= stretch ** (width / (width - 2))
+    frequencies = theta ** (-torch.arange(0, width, 2, dtype=torch.float32) / width)
+    angles = torch.outer(places, frequencies)
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def sinusoid_table(dim: int, length: int) -> Tensor:
+    """Return the absolute positions of arXiv 1706.03762, sines before cosines, float32 [length, D]."""
+    frequencies = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
@@ -47,19 +71,37 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
 
-    def extend(self, layer: int, positions: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write keys and values [B, T, K, E] at positions [B, T]; return the layer's up to the last position."""
-        rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
-        self.keys[layer, rows, positions] = keys
-        self.values[layer, rows, positions] = values
-        end = int(positions.max()) + 1
-        return self.keys[layer, :, :end], self.values[layer, :, :end]
+    def at(self, positions: Tensor) -> "CacheWindow":
+        """Return the window through which a forward pass of tokens at these positions [B, T] sees the cache."""
+        return CacheWindow(self, positions)
 
     def replace_rows(self, rows: Tensor, other: "KVCache", other_rows: Tensor) -> None:
         """Copy rows of a shorter cache over the given rows of this one."""
         capacity = other.keys.shape[2]
         self.keys[:, rows, :capacity] = other.keys[:, other_rows]
         self.values[:, rows, :capacity] = other.values[:, other_rows]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Drop every other row."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class CacheWindow:
+    """What one forward pass writes to a cache, and reads of it: each position sees those up to itself."""
+
+    def __init__(self, cache: KVCache, positions: Tensor) -> None:
+        self.cache, self.positions = cache, positions
+        self.rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
+        self.end = int(positions.max()) + 1
+        slots = torch.arange(self.end, device=positions.device)
+        alone = positions.numel() == 1  # the newest position of the only row sees everything
+        self.visible = None if alone else (slots <= positions.unsqueeze(-1)).unsqueeze(1)  # [B, 1, T, slots]
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's keys and values [B, T, K, E]; return all of them up to the last position."""
+        self.cache.keys[layer, self.rows, self.positions] = keys
+        self.cache.values[layer, self.rows, self.positions] = values
+        return self.cache.keys[layer, :, : self.end], self.cache.values[layer, :, : self.end]
 
 
 class Attention(nn.Module):
@@ -68,43 +110,46 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.dropout = config.variant.dropout
         self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
         self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(
-        self, x: Tensor, rotary: Tensor, cache: KVCache | None, layer: int, positions: Tensor | None
-    ) -> Tensor:
-        q = rotate(self.wq(x).unflatten(-1, (self.n_heads, self.head_dim)), rotary)
-        k = rotate(self.wk(x).unflatten(-1, (self.n_kv_heads, self.head_dim)), rotary)
+    def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
+        q = self.wq(x).unflatten(-1, (self.n_heads, self.head_dim))
+        k = self.wk(x).unflatten(-1, (self.n_kv_heads, self.head_dim))
         v = self.wv(x).unflatten(-1, (self.n_kv_heads, self.head_dim))
-        visible = None
-        if cache is not None and positions is not None:
-            k, v = cache.extend(layer, positions, k, v)
-            slots = torch.arange(k.shape[1], device=x.device)
-            visible = (slots <= positions.unsqueeze(-1)).unsqueeze(1)  # [B, 1, T, slots]
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        if window:
+            k, v = window.extend(layer, k, v)
         out = F.scaled_dot_product_attention(
             q.transpose(1, 2),
             k.transpose(1, 2),
             v.transpose(1, 2),
-            attn_mask=visible,
-            is_causal=visible is None,
+            attn_mask=window.visible if window else None,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=window is None,
             enable_gqa=self.n_heads != self.n_kv_heads,
         )
         return self.wo(out.transpose(1, 2).flatten(-2))
 
 
 class FeedForward(nn.Module):
-    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+    """SwiGLU: w2(silu(w1 x) * w3 x). The GELU variant has no gate: w2(gelu(w1 x))."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
         self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
-        self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w3 = (
+            nn.Linear(config.dim, config.ffn_dim, bias=False) if config.variant.ffn == "swiglu" else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.w3 is None:
+            return self.w2(F.gelu(self.w1(x)))
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -115,32 +160,40 @@ class Block(nn.Module):
         super().__init__()
         self.attention = Attention(config)
         self.feed_forward = FeedForward(config)
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention_norm = make_norm(config)
+        self.ffn_norm = make_norm(config)
+        self.dropout = nn.Dropout(config.variant.dropout)
 
-    def forward(
-        self, x: Tensor, rotary: Tensor, cache: KVCache | None, layer: int, positions: Tensor | None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotary, cache, layer, positions)
-        return x + self.feed_forward(self.ffn_norm(x))
+    def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, window, layer))
+        return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 
 
 class Transformer(nn.Module):
     """Tokens [B, T] to logits [B, T, V]; `hidden` stops before the output layer."""
 
-    rotary: Tensor
+    table: Tensor
+    """Of rotary or sinusoidal positions up to the longest sequence."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        match config.variant.positions:
+            case "rotary":
+                table = rotary_table(config, config.max_seq_len)
+            case "sinusoidal":
+                table = sinusoid_table(config.dim, config.max_seq_len)
+            case "learned":
+                table = torch.empty(0)
+                self.pos_embeddings = nn.Embedding(config.max_seq_len, config.dim)
+        self.register_buffer("table", table, persistent=False)
+        self.dropout = nn.Dropout(config.variant.dropout)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.norm = make_norm(config)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
-        table = rotary_table(config.head_dim, config.max_seq_len, config.rope_theta)
-        self.register_buffer("rotary", table, persistent=False)
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Return the final normed states [B, T, D] of tokens [B, T].
@@ -148,11 +201,33 @@ class Transformer(nn.Module):
         Without a cache the rows start at position 0. With one, `positions` [B, T] says where each token stands
         in its row, and every earlier position of the row must be in the cache.
         """
-        rotary = self.rotary[: tokens.shape[1]].unsqueeze(0) if positions is None else self.rotary[positions]
-        x = self.tok_embeddings(tokens)
+        window = cache.at(positions) if cache and positions is not None else None
+        x, rotary = self.embed(tokens, positions)
         for layer, block in enumerate(self.layers):
-            x = block(x, rotary, cache, layer, positions)
+            x = block(x, rotary, window, layer)
         return self.norm(x)
+
+    def embed(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the first states [B, T, D], and the rotary table [B or 1, T, E / 2, 2] when positions rotate."""
+        x, rotary, length = self.tok_embeddings(tokens), None, tokens.shape[1]
+        places = torch.arange(length, device=tokens.device)[None] if positions is None else positions
+        match self.config.variant.positions:
+            case "rotary" if positions is None:
+                rotary = self._table_for(length)[None, :length]
+            case "rotary":
+                rotary = self.table[positions]
+            case "sinusoidal":
+                x = x + self.table[places].type_as(x)
+            case "learned":
+                x = x + self.pos_embeddings(places)
+        return self.dropout(x), rotary
+
+    def _table_for(self, length: int) -> Tensor:
+        """NTK's base follows the length of the call. A cache holds rotated keys: there it stays the longest's."""
+        scaling = self.config.rope_scaling
+        if scaling and scaling.method == "ntk":
+            return rotary_table(self.config, length).to(self.table.device)
+        return self.table
 
     def forward(
         self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None

@@ -32,11 +32,11 @@ FORMAT_VERSIONS = {
     "dialogs": 2,
     "base": 1,
     "chat": 1,
-    "comparisons": 1,
+    "comparisons": 2,
     "reward": 1,
-    "samples": 1,
-    "ppo": 1,
-    "evaluation": 2,
+    "samples": 2,
+    "ppo": 2,
+    "evaluation": 3,
     "verdict": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""

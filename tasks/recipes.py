@@ -1,8 +1,8 @@
 """What defines a stage's result: every field here enters the digest of what it makes. No prefect, no torch."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llama2_core.config import (
     LoopConfig,
@@ -14,6 +14,7 @@ from llama2_core.config import (
     PPOConfig,
     Record,
     RewardConfig,
+    SamplingConfig,
     Share,
 )
 from llama2_core.presets import TINY_0_9M
@@ -99,6 +100,9 @@ class SamplingRecipe(Record):
     max_new_tokens: Positive = 48
     """Longest answer."""
 
+    def at(self, temperature: float) -> SamplingConfig:
+        return SamplingConfig(temperature=temperature, **self.model_dump())
+
 
 class ComparisonsRecipe(Record):
     """Two answers from two models at two temperatures, compared by the simulated annotator. Section 3.2.1."""
@@ -159,18 +163,20 @@ class PPORecipe(Record):
     sampling: SamplingRecipe = SamplingRecipe()
     """Answers."""
 
+    @model_validator(mode="after")
+    def _samples_what_it_scores(self) -> Self:
+        if self.sampling.top_p < 1:
+            raise ValueError("sampling.top_p must be 1: PPO scores tokens under the whole distribution")
+        return self
+
 
 class EvaluationRecipe(Record):
     """How a checkpoint is examined."""
 
     prompt_format: Literal["chat", "completion"] = "chat"
     """Chat template, or "Question: ... Answer:" for a base model."""
-    temperature: PositiveFloat = 0.6
-    """Of answers that are judged side by side; word problems are greedy. The reference code's default."""
-    top_p: Share = 0.9
-    """The reference code's default."""
-    max_new_tokens: Positive = 48
-    """Longest answer."""
+    sampling: SamplingConfig = SamplingConfig(max_new_tokens=48)
+    """Of answers that are judged side by side: the reference code's. Word problems are answered greedily too."""
 
 
 class GateRecipe(Record):

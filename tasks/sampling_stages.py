@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from llama2_core.chat import until_tag, user
-from llama2_core.config import SamplingConfig
+from llama2_core.chat import TAGS, user
+from llama2_core.completion import until_stop
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
 from llama2_core.generate import Request, generate
@@ -33,9 +33,6 @@ from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
 CHUNK = 256
 SAFETY_THRESHOLD = 0.15
 
-Ask = tuple[Sequence[int], int, float]
-"""Prompt tokens, seed, temperature."""
-
 
 def in_chunks(
     stage: Stage, prompts: Sequence[Prompt], work: Callable[[Sequence[Prompt]], list[dict]]
@@ -53,14 +50,10 @@ def in_chunks(
     return rows
 
 
-def sample(
-    stage: Stage, model: Transformer, tokenizer: Tokenizer, asks: Sequence[Ask], top_p: float, longest: int
-) -> list[str]:
-    """Return one answer for each ask, as text."""
-    requests = [Request(tokens, seed, temperature) for tokens, seed, temperature in asks]
-    config = SamplingConfig(top_p=top_p, max_new_tokens=longest)
-    done = dict(generate(model, requests, config, tokenizer.eos_id, stage.slots))
-    return [until_tag(tokenizer.decode(done[index].tokens)) for index in range(len(asks))]
+def sample(stage: Stage, model: Transformer, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[str]:
+    """Return one answer for each request, as text."""
+    done = dict(generate(model, requests, tokenizer.eos_id, stage.slots))
+    return [until_stop(tokenizer.decode(done[index].tokens), TAGS).strip() for index in range(len(requests))]
 
 
 def comparisons(stage: Stage) -> dict:
@@ -70,14 +63,14 @@ def comparisons(stage: Stage) -> dict:
     tokenizer = models["newest"][1]
     prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
     random.Random(derive_seed(stage.seed, "prompts", recipe.batch)).shuffle(prompts)
-    sampling = recipe.sampling
 
     def work(chunk: Sequence[Prompt]) -> list[dict]:
         answers = {}
         for (role, (model, _)), temperature in zip(models.items(), recipe.temperatures, strict=True):
             names = ("compare", recipe.batch, role)
-            asks = [(p.tokens, derive_seed(stage.seed, *names, p.id), temperature) for p in chunk]
-            answers[role] = sample(stage, model, tokenizer, asks, sampling.top_p, sampling.max_new_tokens)
+            config = recipe.sampling.at(temperature)
+            asks = [Request(p.tokens, derive_seed(stage.seed, *names, p.id), config) for p in chunk]
+            answers[role] = sample(stage, model, tokenizer, asks)
         pairs = zip(chunk, answers["newest"], answers["other"], strict=True)
         return [_compare(stage, recipe, p, a, b) for p, a, b in pairs if a != b]
 
@@ -139,9 +132,11 @@ def samples(stage: Stage) -> dict:
 
     def work(chunk: Sequence[Prompt]) -> list[dict]:
         drawn = [(prompt, k) for prompt in chunk for k in range(recipe.samples)]
-        asks = [(p.tokens, derive_seed(stage.seed, "reject", p.id, k), temperatures[k]) for p, k in drawn]
-        sampling = recipe.sampling
-        answers = sample(stage, model, tokenizer, asks, sampling.top_p, sampling.max_new_tokens)
+        asks = [
+            Request(p.tokens, derive_seed(stage.seed, "reject", p.id, k), recipe.sampling.at(temperatures[k]))
+            for p, k in drawn
+        ]
+        answers = sample(stage, model, tokenizer, asks)
         scores = score_answers(helpfulness, safety, [p for p, _ in drawn], answers, tokenizer)
         best = select_best(scores["reward"].reshape(-1, recipe.samples))
         return [
@@ -198,7 +193,7 @@ def evaluation(stage: Stage) -> dict:
         prompts = [prompt for prompt in prompts if prompt.kind == "problem"]
 
     def work(chunk: Sequence[Prompt]) -> list[dict]:
-        judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.temperature)
+        judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.sampling.temperature)
         problems = [prompt for prompt in chunk if prompt.kind == "problem"]
         return judged + (_answer(stage, recipe, model, tokenizer, problems, 0.0) if problems else [])
 
@@ -236,11 +231,12 @@ def _answer(
     temperature: float,
 ) -> list[dict]:
     suite = "problems" if temperature == 0 else "side by side"
+    config = recipe.sampling.model_copy(update={"temperature": temperature})
     asks = [
-        (_context(recipe, p, tokenizer), derive_seed(stage.seed, "evaluate", p.id), temperature)
+        Request(_context(recipe, p, tokenizer), derive_seed(stage.seed, "evaluate", p.id), config)
         for p in prompts
     ]
-    answers = sample(stage, model, tokenizer, asks, recipe.top_p, recipe.max_new_tokens)
+    answers = sample(stage, model, tokenizer, asks)
     rows = []
     for prompt, answer in zip(prompts, answers, strict=True):
         text = answer.split("\n")[0] if recipe.prompt_format == "completion" else answer

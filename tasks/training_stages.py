@@ -2,13 +2,14 @@
 
 import math
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from llama2_core.chat import encode_dialog
-from llama2_core.config import LoopConfig, OptimizerConfig, SamplingConfig
+from llama2_core.config import LoopConfig, OptimizerConfig
 from llama2_core.data.packing import pack_dialogs
 from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import ConfigError, DataError
@@ -54,7 +55,8 @@ def pretrain(stage: Stage) -> dict:
         return [all_learned(shards.rows(part)) for part in split(share, loop.micro_rows)]
 
     model = new_model(recipe.model, stage.seed)
-    state = fit(stage, model, next_token_objective, batches, loop)
+    objective = partial(next_token_objective, label_smoothing=loop.label_smoothing)
+    state = fit(stage, model, objective, batches, loop)
     checkpoint.save_model(stage.directory, model, tokenizer)
     held_out = TokenShards(stage.parents["tokens"], "validation")
     with torch.no_grad():
@@ -89,7 +91,8 @@ def fine_tune(stage: Stage) -> dict:
             for part in split(share, loop.micro_rows)
         ]
 
-    state = fit(stage, model, next_token_objective, batches, loop)
+    objective = partial(next_token_objective, label_smoothing=loop.label_smoothing)
+    state = fit(stage, model, objective, batches, loop)
     checkpoint.save_model(stage.directory, model, tokenizer)
     facts = {"dialogs": len(dialogs), "packed_rows": len(tokens), "left_out_too_long": left_out}
     return {**loss_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
@@ -196,9 +199,7 @@ def _sample(
     iteration: int,
 ) -> tuple[Rollout, torch.Tensor]:
     seeds = [derive_seed(stage.seed, "rollout", iteration, index) for index in range(len(prompts))]
-    config = SamplingConfig(
-        temperature=recipe.ppo.temperature, top_p=1.0, max_new_tokens=recipe.sampling.max_new_tokens
-    )
+    config = recipe.sampling.at(recipe.ppo.temperature)
     rows = [prompt.tokens for prompt in prompts]
     rollout = roll_out(policy, rows, seeds, config, tokenizer.eos_id, stage.slots)
     return rollout, torch.tensor([prompt.safety for prompt in prompts])

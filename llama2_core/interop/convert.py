@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from llama2_core.config import Record
+from llama2_core.config import ModelConfig, Record, Variant
 from llama2_core.errors import CheckpointError, ConfigError
 from llama2_core.interop import gguf, huggingface, meta, native
 from llama2_core.interop.gguf import Quantization
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import OpenModel
-from llama2_core.model import Block, RMSNorm, rotary_table
+from llama2_core.model import Block, RMSNorm, Transformer, rotary_table
 from llama2_core.tensors import read_json
 from llama2_core.tokenizer import Tokenizer
 
@@ -63,6 +63,16 @@ def read(path: Path) -> OpenModel:
     return READERS[detect(path)](path)
 
 
+def load(path: Path) -> tuple[Transformer, Tokenizer]:
+    """Load a model of any format, to be used."""
+    opened = read(path)
+    model = Transformer(opened.config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(opened.tensors[name].load())
+    return model.eval(), opened.tokenizer
+
+
 def convert(
     source: Path,
     destination: Path,
@@ -82,6 +92,7 @@ def convert(
     if quantization and to != "gguf":
         raise ConfigError(f"only GGUF is quantized: leave out {quantization}, or convert to gguf")
     model = read(source)
+    _expressible(model.config, to)
     partial = destination.with_name(f"{destination.name}.partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +103,17 @@ def convert(
     finally:
         _remove(partial)
     return comparison
+
+
+def _expressible(config: ModelConfig, to: Format) -> None:
+    """Raise ConfigError when the format has no words for the model."""
+    if to != "native" and config.variant != Variant():
+        raise ConfigError(
+            f"{to} knows Llama 2 only, and this model has {config.variant!r}: convert to native"
+        )
+    methods = {"meta": (), "gguf": ("linear",), "huggingface": ("linear", "ntk"), "native": ("linear", "ntk")}
+    if config.rope_scaling and config.rope_scaling.method not in methods[to]:
+        raise ConfigError(f"{to} cannot say that positions are scaled by {config.rope_scaling.method!r}")
 
 
 def _write(model: OpenModel, path: Path, to: Format, shards: int | None, quantization: Quantization) -> None:
@@ -158,9 +180,9 @@ def logits(model: OpenModel, tokens: Tensor) -> Tensor:
 
     with torch.device("meta"):
         block, norm = Block(config), RMSNorm(config.dim, config.norm_eps)
-    rotary = rotary_table(config.head_dim, tokens.shape[1], config.rope_theta).unsqueeze(0)
+    rotary = rotary_table(config, tokens.shape[1]).unsqueeze(0)
     x = F.embedding(tokens, under("tok_embeddings.")["weight"])
     for layer in range(config.n_layers):
-        x = functional_call(block, under(f"layers.{layer}."), (x, rotary, None, layer, None))
+        x = functional_call(block, under(f"layers.{layer}."), (x, rotary, None, layer))
     x = functional_call(norm, under("norm."), (x,))
     return F.linear(x, under("tok_embeddings." if config.tied_embeddings else "output.")["weight"])

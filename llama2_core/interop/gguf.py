@@ -25,11 +25,11 @@ FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7}
 """llama.cpp's numbers for what most tensors of the file are."""
 
 KIND = {
-    "general.architecture": "llama",
-    "llama.rope.scaling.type": "none",
-    "tokenizer.ggml.model": "llama",
+    "general.architecture": ("llama",),
+    "llama.rope.scaling.type": ("none", "linear"),
+    "tokenizer.ggml.model": ("llama",),
 }
-"""What makes a file ours to read: Llama with a SentencePiece vocabulary, and positions as they were trained."""
+"""What makes a file ours to read: Llama with a SentencePiece vocabulary; absent fields are taken for the first."""
 
 NAMES = {
     "tok_embeddings": "token_embd",
@@ -74,8 +74,9 @@ def read(path: Path) -> OpenModel:
         raise CheckpointError(f"{path}: cannot be read as GGUF ({error}); copy it again") from error
     facts = {name: field.contents() for name, field in reader.fields.items()}
     for field, expected in KIND.items():
-        if facts.get(field, expected) != expected:
-            raise CheckpointError(f"{path}: {field} is {facts[field]!r}, expected {expected!r}")
+        if facts.get(field, expected[0]) not in expected:
+            names = " or ".join(map(repr, expected))
+            raise CheckpointError(f"{path}: {field} is {facts[field]!r}, expected {names}")
     tensors: dict[str, LazyTensor] = {t.name: _lazy(gguf, t, path) for t in reader.tensors}
     try:
         tokenizer = _read_tokenizer(facts)
@@ -101,6 +102,10 @@ def _lazy(gguf: ModuleType, tensor: Any, path: Path) -> LazyTensor:
 
 
 def _read_config(facts: Mapping[str, Any], vocab_size: int, tied: bool, path: Path) -> ModelConfig:
+    longest, scaling = facts["llama.context_length"], None
+    if facts.get("llama.rope.scaling.type") == "linear":
+        factor = facts["llama.rope.scaling.factor"]
+        scaling = {"method": "linear", "factor": factor, "original_seq_len": int(longest / factor)}
     fields = {
         "vocab_size": vocab_size,
         "dim": facts["llama.embedding_length"],
@@ -109,8 +114,9 @@ def _read_config(facts: Mapping[str, Any], vocab_size: int, tied: bool, path: Pa
         "n_kv_heads": facts.get("llama.attention.head_count_kv", facts["llama.attention.head_count"]),
         "norm_eps": _shortest(facts["llama.attention.layer_norm_rms_epsilon"]),
         "rope_theta": _shortest(facts.get("llama.rope.freq_base", 10000.0)),
-        "max_seq_len": facts["llama.context_length"],
+        "max_seq_len": longest,
         "tied_embeddings": tied,
+        "rope_scaling": scaling,
     }
     return with_ffn(validated(ModelConfig, fields, path), facts["llama.feed_forward_length"])
 
@@ -170,6 +176,9 @@ def _add_config(writer: Any, config: ModelConfig, quantization: Quantization) ->
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_theta)
     writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.rope_scaling:
+        writer.add_rope_scaling_type(library().RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_scaling.factor)
 
 
 def _add_tokenizer(writer: Any, model: OpenModel) -> None:

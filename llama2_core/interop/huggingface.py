@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from llama2_core.config import ModelConfig, SamplingConfig
@@ -67,11 +67,18 @@ CHAT_TEMPLATE = """\
 """Llama 2's chat template, `llama2_core.chat` in Jinja."""
 
 
+METHODS = {"linear": "linear", "dynamic": "ntk"}
+"""transformers' name of a scaling of positions -> ours."""
+
+
 class Rope(BaseModel):
     model_config = ConfigDict(frozen=True)
 
-    rope_type: Literal["default"] = "default"
-    rope_theta: float = 10000.0
+    rope_type: Literal["default", "linear", "dynamic"] = Field(
+        default="default", validation_alias=AliasChoices("rope_type", "type")
+    )
+    rope_theta: float | None = None
+    factor: float = 1.0
 
 
 class Config(BaseModel):
@@ -108,6 +115,13 @@ class Config(BaseModel):
 
     def fields(self) -> dict[str, Any]:
         """Return the fields of our ModelConfig, without the rule of the FFN's width."""
+        rope = self.rope_parameters or self.rope_scaling or Rope()
+        longest = original = self.max_position_embeddings
+        if rope.rope_type == "dynamic":
+            longest = int(original * rope.factor)
+        elif rope.rope_type == "linear":
+            original = int(longest / rope.factor)
+        method = METHODS.get(rope.rope_type)
         return {
             "vocab_size": self.vocab_size,
             "dim": self.hidden_size,
@@ -115,14 +129,22 @@ class Config(BaseModel):
             "n_heads": self.num_attention_heads,
             "n_kv_heads": self.num_key_value_heads or self.num_attention_heads,
             "norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_parameters.rope_theta if self.rope_parameters else self.rope_theta,
-            "max_seq_len": self.max_position_embeddings,
+            "rope_theta": rope.rope_theta or self.rope_theta,
+            "max_seq_len": longest,
             "tied_embeddings": self.tie_word_embeddings,
+            "rope_scaling": method
+            and {"method": method, "factor": rope.factor, "original_seq_len": original},
         }
 
 
 def llama_config(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of transformers' LlamaConfig that make the same model."""
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
+    longest, scaling = config.max_seq_len, config.rope_scaling
+    if scaling:
+        kind = "linear" if scaling.method == "linear" else "dynamic"
+        rope |= {"rope_type": kind, "factor": scaling.factor}
+        longest = longest if kind == "linear" else scaling.original_seq_len
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -130,9 +152,9 @@ def llama_config(config: ModelConfig) -> dict[str, Any]:
         "num_hidden_layers": config.n_layers,
         "num_attention_heads": config.n_heads,
         "num_key_value_heads": config.n_kv_heads,
-        "max_position_embeddings": config.max_seq_len,
+        "max_position_embeddings": longest,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
+        "rope_parameters": rope,
         "tie_word_embeddings": config.tied_embeddings,
     }
 

@@ -58,8 +58,8 @@ def roll_out(
     slots: int,
 ) -> Rollout:
     """Sample one response a prompt from the policy."""
-    requests = [Request(p, seed, config.temperature) for p, seed in zip(prompts, seeds, strict=True)]
-    completions = dict(generate(policy, requests, config, eos_id, slots))
+    requests = [Request(prompt, seed, config) for prompt, seed in zip(prompts, seeds, strict=True)]
+    completions = dict(generate(policy, requests, eos_id, slots))
     ordered = [completions[index] for index in range(len(prompts))]
     return assemble(prompts, [c.tokens for c in ordered], [c.ended for c in ordered], eos_id)
 

@@ -68,7 +68,7 @@ def load_policy(directory: Path) -> tuple[Transformer, Tokenizer]:
     """Load a language model and its tokenizer."""
     model = Transformer(load_config(directory))
     load_weights(model, _read(directory), directory / WHOLE)
-    return model, Tokenizer.load(directory / "tokenizer.model")
+    return model.eval(), Tokenizer.load(directory / "tokenizer.model")
 
 
 def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
@@ -79,7 +79,7 @@ def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
         tensors = {f"transformer.{name}": t for name, t in tensors.items() if name != "output.weight"}
         tensors["score.weight"] = torch.zeros_like(model.score.weight)
     load_weights(model, tensors, directory / WHOLE)
-    return model, Tokenizer.load(directory / "tokenizer.model")
+    return model.eval(), Tokenizer.load(directory / "tokenizer.model")
 
 
 def save_checkpoint(root: Path, state: TrainState) -> None:

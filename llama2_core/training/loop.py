@@ -54,8 +54,10 @@ Batches = Callable[[int], Sequence[Any]]
 
 def train(state: TrainState, objective: Objective, batches: Batches, config: LoopConfig) -> Iterator[Report]:
     """Update the model until `config.steps`, yielding a Report a step. The caller logs, saves and stops."""
+    state.model.train()
     while state.step < config.steps:
         yield optimizer_step(state, objective, batches(state.step), config.optimizer, config.steps)
+    state.model.eval()
 
 
 def optimizer_step(

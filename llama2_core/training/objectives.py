@@ -16,7 +16,7 @@ class TokenBatch:
     loss_mask: Tensor
 
 
-def next_token_objective(model: nn.Module, batch: TokenBatch) -> Loss:
+def next_token_objective(model: nn.Module, batch: TokenBatch, label_smoothing: float = 0.0) -> Loss:
     """Cross-entropy in nats of the next token where the mask says so: pretraining and SFT.
 
     Llama 2 sections 2.2 and 3.1: in SFT the mask is zero on prompts.
@@ -24,5 +24,7 @@ def next_token_objective(model: nn.Module, batch: TokenBatch) -> Loss:
     logits = model(batch.tokens[:, :-1])
     mask = batch.loss_mask
     targets = batch.tokens[:, 1:].masked_fill(~mask, -100)
-    total = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), reduction="sum", label_smoothing=label_smoothing
+    )
     return Loss(total=total, count=int(mask.sum()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama2_core.chat import Message, assistant, encode_dialog, encode_prompt, until_tag, user
+from llama2_core.chat import Message, assistant, encode_dialog, encode_prompt, user
 from llama2_core.errors import DataError
 from llama2_core.tokenizer import Tokenizer
 
@@ -45,11 +45,6 @@ def test_system_is_folded_into_the_first_turn(tokenizer: Tokenizer) -> None:
 def test_bad_dialogs_are_refused(dialog: list[Message], message: str, tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=message):
         encode_prompt(dialog, tokenizer)
-
-
-def test_answers_are_cut_at_a_tag() -> None:
-    assert until_tag("seven [/INST] nine [INST]") == "seven"
-    assert until_tag(" seven ") == "seven"
 
 
 def test_digits_and_unknown_characters(tokenizer: Tokenizer) -> None:

@@ -129,7 +129,10 @@ def test_every_ffn_width_has_a_rule(width: int) -> None:
     [
         ({"model_type": "mistral"}, "model_type"),
         ({"attention_bias": True}, "attention_bias"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_scaling.rope_type"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_parameters": None},
+            "rope_scaling.rope_type",
+        ),
         ({"head_dim": 8}, "head_dim is 8, expected hidden_size / num_attention_heads = 4"),
         ({"num_key_value_heads": 3}, "n_heads 16 must be a multiple of n_kv_heads 3"),
     ],
