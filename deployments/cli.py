@@ -5,24 +5,26 @@ import os
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from deployments import model_commands
 from deployments.doctor import checks
 from deployments.environment import prepare
+from deployments.model_commands import Home
 from deployments.profiles import load_profile
 from deployments.services.prefect_server import prefect_server
 from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
-from storage.errors import ArtifactNotFound, StorageError
+from storage.errors import StorageError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(model_commands.app)
 console = Console()
 
-Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts for programs.")]
 
 
@@ -115,105 +117,6 @@ def artifacts(
             artifact.name, manifest.created_at[:19], f"{manifest.wall_seconds:.1f}", f"{size:.2f}", parents
         )
     console.print(table)
-
-
-MODEL = "A model directory or GGUF file, or an artifact; by default what the gate kept."
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(min=0, max=1)]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
-
-
-@app.command(epilog="Examples: llama2 chat;  llama2 chat sft;  llama2 chat llama-2-7b-chat/ --temperature 0")
-def chat(
-    model: Annotated[str, typer.Argument(help=MODEL)] = "",
-    home: Home = Path("var"),
-    temperature: Temperature = 0.6,
-    top_p: TopP = 0.9,
-    max_tokens: MaxTokens = 256,
-) -> None:
-    """Talk to a chat model: /system TEXT, /reset, Ctrl-D."""
-    from deployments.terminal import converse  # noqa: PLC0415  (torch takes seconds)
-    from llama2_core.config import SamplingConfig  # noqa: PLC0415
-
-    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
-    converse(*_load(model, home), config, console)
-
-
-@app.command(epilog="Example: llama2 complete base 'Question: What is 3 + 4? Answer:' --temperature 0")
-def complete(
-    model: Annotated[str, typer.Argument(help=MODEL)],
-    prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
-    home: Home = Path("var"),
-    temperature: Temperature = 0.6,
-    top_p: TopP = 0.9,
-    max_tokens: MaxTokens = 256,
-    seed: Annotated[int, typer.Option()] = 1,
-) -> None:
-    """Continue a text."""
-    from llama2_core.completion import stream_completion  # noqa: PLC0415  (torch takes seconds)
-    from llama2_core.config import SamplingConfig  # noqa: PLC0415
-    from llama2_core.generate import Request  # noqa: PLC0415
-
-    policy, tokenizer = _load(model, home)
-    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
-    for piece in stream_completion(
-        policy, tokenizer, Request(tokenizer.encode(prompt, bos=True), seed, config)
-    ):
-        print(piece, end="", flush=True)
-    print()
-
-
-def _load(model: str, home: Path):
-    """Load a model of any format, or an artifact, and its tokenizer."""
-    from llama2_core.interop.convert import load  # noqa: PLC0415  (torch takes seconds)
-
-    path = Path(model)
-    if not model or not path.exists():
-        store = Store(home / "artifacts")
-        artifact = store.resolve(model) if model else champion(store)
-        path = artifact.path
-        console.print(f"[dim]{artifact.name}[/]")
-    return load(path)
-
-
-def champion(store: Store):
-    """The model that the newest gate kept."""
-    verdict = store.resolve("verdict")
-    evaluation = verdict.manifest.parents[verdict.summary["champion"]]
-    examined = store.find(*evaluation.split("/"))
-    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
-    if model is None:
-        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
-    return model
-
-
-@app.command(
-    epilog="Examples: llama2 convert sft DEST --to huggingface;  llama2 convert llama-2-7b/ 7b.gguf --to gguf "
-    "--quantization q8_0"
-)
-def convert(
-    source: Annotated[
-        str, typer.Argument(help="A model directory or GGUF file, or an artifact: kind/digest.")
-    ],
-    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")],
-    to: Annotated[Literal["meta", "huggingface", "gguf", "native"], typer.Option(help="The format of DEST.")],
-    shards: Annotated[
-        int | None, typer.Option(min=1, help="Files: exactly so many for meta, at most for safetensors.")
-    ] = None,
-    quantization: Annotated[
-        Literal["f32", "f16", "q8_0", "q4_0"] | None, typer.Option(help="Of a GGUF; f32 when not said.")
-    ] = None,
-    home: Home = Path("var"),
-) -> None:
-    """Convert a model to another format, read it back, and compare tokens and logits with the source's."""
-    from llama2_core.interop.convert import convert as convert_model  # noqa: PLC0415  (torch takes seconds)
-
-    path = Path(source) if Path(source).exists() else Store(home / "artifacts").resolve(source).path
-    found = convert_model(path, destination, to, shards, quantization)
-    console.print(
-        f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
-        f"of their standard deviation (bound {found.bound:g}); the same tokens in 20 scripts"
-    )
 
 
 @app.command(epilog="Examples: llama2 report;  llama2 report --json")

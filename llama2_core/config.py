@@ -144,6 +144,31 @@ class SamplingConfig(Record):
     """Texts that end a response when they appear in it."""
 
 
+class LoRAConfig(Record):
+    """Low-rank adapters instead of full fine-tuning. Defaults are Llama-Chinese's."""
+
+    rank: Positive = 8
+    """Rank of the change of a weight."""
+    alpha: PositiveFloat = 32.0
+    """The change is scaled by alpha / rank."""
+    dropout: Share = 0.05
+    """Of the adapter's input, in training."""
+    targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3", "output"], ...] = (
+        "wq",
+        "wk",
+        "wv",
+        "wo",
+        "w1",
+        "w2",
+        "w3",
+    )
+    """Linear layers that get an adapter, by Meta's names."""
+
+
+Bits = Literal["nf4", "int8"]
+"""How base weights are kept under adapters: 4-bit normal float, or 8-bit integers."""
+
+
 class RewardConfig(Record):
     """The reward model's loss. Llama 2 section 3.2.2."""
 

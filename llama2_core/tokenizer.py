@@ -1,5 +1,7 @@
 """SentencePiece BPE as Llama 2 uses it: byte fallback, every digit its own token. Llama 2 section 2.2."""
 
+import hashlib
+import heapq
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,6 +9,9 @@ from pathlib import Path
 import sentencepiece
 
 from llama2_core.errors import ConfigError, DataError
+
+SAMPLE_BYTES = 200_000_000
+"""The trainer needs about ten times the memory of its text."""
 
 
 class Tokenizer:
@@ -41,18 +46,41 @@ class Tokenizer:
         return self._processor.decode([i for i in ids if i not in (self.bos_id, self.eos_id)])
 
 
+def hashed_sample(sentences: Iterable[str], most_bytes: int) -> list[str]:
+    """Return the sentences of lowest hash that fit in `most_bytes` of UTF-8, in their order; all, if they fit.
+
+    Which are kept depends on the set of sentences only, so neither order nor sharding matters.
+    """
+    kept: list[tuple[int, int, str]] = []  # a heap with the highest hash on top
+    total = 0
+    for place, sentence in enumerate(sentences):
+        text = sentence.encode()
+        rank = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+        heapq.heappush(kept, (-rank, place, sentence))
+        total += len(text)
+        while total > most_bytes:
+            total -= len(heapq.heappop(kept)[2].encode())
+    return [sentence for _, _, sentence in sorted(kept, key=lambda item: item[1])]
+
+
 def train_tokenizer(
-    sentences: Iterable[str], vocab_size: int, symbols: Sequence[str] = (), threads: int = 1
+    sentences: Iterable[str],
+    vocab_size: int,
+    symbols: Sequence[str] = (),
+    threads: int = 1,
+    most_bytes: int = SAMPLE_BYTES,
 ) -> Tokenizer:
     """Train a BPE tokenizer of `vocab_size` pieces; `symbols` become pieces of their own.
 
-    Flags follow Llama's model file: identity normalisation, whitespace kept, digits split, bytes as fallback.
-    Raises ConfigError when the text is too small for the vocabulary.
+    Flags follow Llama's model file: identity normalisation, whitespace kept, digits split, bytes as fallback. At most
+    `most_bytes` of text are held in memory, see `hashed_sample`. Raises ConfigError when the text is too small for
+    the vocabulary.
     """
     model = io.BytesIO()
+    sample = hashed_sample(sentences, most_bytes)
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            sentence_iterator=iter(sample),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,

@@ -4,11 +4,14 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
 BATCH = 1000
@@ -24,7 +27,7 @@ class Tracker:
         for name in ("alembic", "mlflow"):  # a screen of migrations at the first start helps nobody
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
         location = artifact_root.absolute().as_uri()
         self.experiment_id: str = (
@@ -77,6 +80,23 @@ class Tracker:
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def register(self, name: str, alias: str, code: Path, model: Path, tags: Mapping[str, str]) -> str:
+        """Log a model directory with the pyfunc code that serves it; return its new version, which gets the alias."""
+        from mlflow.pyfunc import save_model  # noqa: PLC0415  (a second)
+
+        run_id = self.start(f"register {name}", str(model), tags)
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "chat"
+            packed = {"model": str(model)}
+            save_model(folder, python_model=str(code), artifacts=packed, pip_requirements=["llama2-pipeline"])
+            self._client.log_artifacts(run_id, str(folder), "chat")
+        with suppress(MlflowException):  # it is there already
+            self._client.create_registered_model(name)
+        version = self._client.create_model_version(name, f"runs:/{run_id}/chat", run_id, dict(tags)).version
+        self._client.set_registered_model_alias(name, alias, version)
+        self.finish(run_id)
+        return str(version)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """End a run as FINISHED, FAILED or KILLED."""

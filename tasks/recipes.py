@@ -5,7 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from llama2_core.config import (
+    Bits,
     LoopConfig,
+    LoRAConfig,
     ModelConfig,
     Natural,
     OptimizerConfig,
@@ -28,6 +30,8 @@ class TokenizerRecipe(Record):
 
     vocab_size: Positive = 1024
     """Pieces. Llama 2: 32,000."""
+    largest_operand: Positive = 10
+    """Of the sums, as in the tokens."""
     symbols: tuple[str, ...] = SYMBOLS
     """Strings that become one piece each: the chat template's tags cost a small model dearly otherwise."""
     arithmetic_documents: Natural = 500
@@ -90,6 +94,16 @@ class FineTuneRecipe(Record):
     """Packed rows an update. Llama 2: 64."""
     optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=10)
     """Llama 2: 2e-5, cosine."""
+    lora: LoRAConfig | None = None
+    """Train adapters instead of all weights."""
+    base_bits: Bits | None = None
+    """Under adapters, keep the frozen weights in 4 or 8 bits."""
+
+    @model_validator(mode="after")
+    def _only_frozen_weights_are_quantized(self) -> Self:
+        if self.base_bits and not self.lora:
+            raise ValueError("base_bits needs lora: quantized weights cannot be trained")
+        return self
 
 
 class SamplingRecipe(Record):

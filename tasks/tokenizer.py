@@ -24,7 +24,7 @@ def tokenizer(recipe: TokenizerRecipe, corpus: str, runtime: Runtime) -> str:
             row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)
         ]
         random_ = random.Random(derive_seed(0, "tokenizer"))
-        pairs = arithmetic.operand_pairs(10, "train")
+        pairs = arithmetic.operand_pairs(recipe.largest_operand, "train")
         sums = [arithmetic.problem_document(random_, pairs) for _ in range(recipe.arithmetic_documents)]
         sentences = [line for text in [*texts, *sums] for line in text.splitlines()]
         trained = train_tokenizer(sentences, recipe.vocab_size, recipe.symbols, runtime.threads)

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 
 from llama2_core.chat import encode_dialog
-from llama2_core.config import LoopConfig, OptimizerConfig
+from llama2_core.config import LoopConfig, LoRAConfig, OptimizerConfig
 from llama2_core.data.packing import pack_dialogs
 from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import ConfigError, DataError
+from llama2_core.interop import native
+from llama2_core.interop.peft import with_adapter, write_adapter
+from llama2_core.lora import adapter_weights, add_adapters
 from llama2_core.model import Transformer
+from llama2_core.quantized import quantize
 from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
 from llama2_core.rlhf.reward import (
     GRADES,
@@ -25,7 +29,7 @@ from llama2_core.rlhf.reward import (
     score_rows,
 )
 from llama2_core.rlhf.rollout import Rollout, roll_out
-from llama2_core.seeding import derive_seed
+from llama2_core.seeding import derive_seed, generator
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint, distributed
 from llama2_core.training.loop import Loss, TrainState
@@ -91,11 +95,27 @@ def fine_tune(stage: Stage) -> dict:
             for part in split(share, loop.micro_rows)
         ]
 
-    objective = partial(next_token_objective, label_smoothing=loop.label_smoothing)
-    state = fit(stage, model, objective, batches, loop)
-    checkpoint.save_model(stage.directory, model, tokenizer)
+    if recipe.lora:
+        if recipe.base_bits:
+            quantize(model, recipe.base_bits)
+        add_adapters(model, recipe.lora, generator(stage.seed, "adapters"))
+    state = fit(stage, model, next_token_objective, batches, loop)
+    if recipe.lora:
+        _save_adapted(stage, model, recipe.lora)
+    else:
+        checkpoint.save_model(stage.directory, model, tokenizer)
     facts = {"dialogs": len(dialogs), "packed_rows": len(tokens), "left_out_too_long": left_out}
     return {**loss_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
+
+
+def _save_adapted(stage: Stage, model: Transformer, lora: LoRAConfig) -> None:
+    """Write the adapter, and the model with it merged into the unquantized base; all ranks must call."""
+    adapter = adapter_weights(model)
+    if distributed.rank() == 0:
+        write_adapter(stage.directory / "adapter", adapter, lora, model.config)
+        native.write(
+            with_adapter(native.read(stage.parents["base"]), stage.directory / "adapter"), stage.directory
+        )
 
 
 def reward(stage: Stage) -> dict:

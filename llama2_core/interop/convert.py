@@ -1,7 +1,8 @@
 """From any format to any other, and the proof that nothing was lost on the way."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from llama2_core.config import ModelConfig, Record, Variant
 from llama2_core.errors import CheckpointError, ConfigError
 from llama2_core.interop import gguf, huggingface, meta, native
 from llama2_core.interop.gguf import Quantization
+from llama2_core.interop.peft import with_adapter
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import OpenModel
 from llama2_core.model import Block, RMSNorm, Transformer, rotary_table
@@ -63,9 +65,14 @@ def read(path: Path) -> OpenModel:
     return READERS[detect(path)](path)
 
 
-def load(path: Path) -> tuple[Transformer, Tokenizer]:
-    """Load a model of any format, to be used."""
-    opened = read(path)
+def read_adapted(path: Path, adapters: Sequence[Path]) -> OpenModel:
+    """Open a model of any format with PEFT adapters merged in, one after the other."""
+    return reduce(with_adapter, adapters, read(path))
+
+
+def load(path: Path, adapters: Sequence[Path] = ()) -> tuple[Transformer, Tokenizer]:
+    """Load a model of any format, to be used, with adapters merged in."""
+    opened = read_adapted(path, adapters)
     model = Transformer(opened.config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -79,9 +86,11 @@ def convert(
     to: Format,
     shards: int | None = None,
     quantization: Quantization | None = None,
+    adapters: Sequence[Path] = (),
 ) -> Comparison:
     """Write the model at `source` to `destination`, which appears only when it has been read back and found equal.
 
+    PEFT adapters are merged into it in turn.
     Raises ConfigError when the destination exists or an option does not belong to the format, CheckpointError when
     the source is broken or the result is further from it than the format's bound.
     """
@@ -91,7 +100,7 @@ def convert(
         raise ConfigError("a GGUF is one file: leave out the number of shards")
     if quantization and to != "gguf":
         raise ConfigError(f"only GGUF is quantized: leave out {quantization}, or convert to gguf")
-    model = read(source)
+    model = read_adapted(source, adapters)
     _expressible(model.config, to)
     partial = destination.with_name(f"{destination.name}.partial")
     _remove(partial)

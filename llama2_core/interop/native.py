@@ -15,7 +15,7 @@ def read(directory: Path) -> OpenModel:
 
 
 def write(model: OpenModel, directory: Path, shards: int | None = None) -> None:
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     write_safetensors(directory, model.tensors, shards)
     (directory / "tokenizer.model").write_bytes(model.tokenizer.model)
     (directory / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n")

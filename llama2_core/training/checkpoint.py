@@ -7,6 +7,7 @@ into place.
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,14 +27,18 @@ KEPT = 2
 """Training checkpoints kept: the newest may be torn by a dying disk."""
 
 
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter once (a tied one under its first name), whole and on the CPU; all ranks must call."""
-    return {name: distributed.full(p.detach()).cpu().contiguous() for name, p in model.named_parameters()}
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are not frozen, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copy tensors into the model. Raises CheckpointError naming the tensor and the file when one does not fit."""
-    parameters = dict(model.named_parameters())
+def whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Return the parameters' values, unsharded and on the CPU; all ranks must call."""
+    return {name: distributed.full(p.detach()).cpu().contiguous() for name, p in parameters.items()}
+
+
+def load_weights(parameters: Mapping[str, nn.Parameter], tensors: dict[str, Tensor], source: Path) -> None:
+    """Copy tensors into parameters. Raises CheckpointError naming tensor and file when one does not fit."""
     for name in parameters.keys() - tensors.keys():
         raise CheckpointError(f"{source}: tensor {name} is missing")
     for name in tensors.keys() - parameters.keys():
@@ -49,7 +54,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) -> 
 
 def save_model(directory: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) -> None:
     """Write a model directory; rank 0 writes, all ranks must call."""
-    tensors = weights(model)
+    tensors = whole(dict(model.named_parameters()))
     if distributed.rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         save_file(tensors, directory / WHOLE)
@@ -67,7 +72,7 @@ def load_config(directory: Path) -> ModelConfig:
 def load_policy(directory: Path) -> tuple[Transformer, Tokenizer]:
     """Load a language model and its tokenizer."""
     model = Transformer(load_config(directory))
-    load_weights(model, _read(directory), directory / WHOLE)
+    load_weights(dict(model.named_parameters()), _read(directory), directory / WHOLE)
     return model.eval(), Tokenizer.load(directory / "tokenizer.model")
 
 
@@ -78,14 +83,15 @@ def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
     if "score.weight" not in tensors:
         tensors = {f"transformer.{name}": t for name, t in tensors.items() if name != "output.weight"}
         tensors["score.weight"] = torch.zeros_like(model.score.weight)
-    load_weights(model, tensors, directory / WHOLE)
+    load_weights(dict(model.named_parameters()), tensors, directory / WHOLE)
     return model.eval(), Tokenizer.load(directory / "tokenizer.model")
 
 
 def save_checkpoint(root: Path, state: TrainState) -> None:
-    """Write root/step-N by rename and drop all but the newest; all ranks must call."""
-    tensors = {f"model|{name}": tensor for name, tensor in weights(state.model).items()}
-    for name, parameter in state.model.named_parameters():
+    """Write root/step-N by rename and drop all but the newest; frozen weights are left out. All ranks must call."""
+    parameters = trained(state.model)
+    tensors = {f"model|{name}": tensor for name, tensor in whole(parameters).items()}
+    for name, parameter in parameters.items():
         for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer|{name}|{key}"] = distributed.full(value).cpu().contiguous()
     tensors["random"] = torch.get_rng_state()
@@ -115,7 +121,7 @@ def resume(root: Path, state: TrainState) -> bool:
         except (OSError, ValueError, KeyError, SafetensorError):
             continue
         model = {name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model|")}
-        load_weights(state.model, model, path / "state.safetensors")
+        load_weights(trained(state.model), model, path / "state.safetensors")
         _load_optimizer(state, tensors)
         torch.set_rng_state(tensors["random"])
         state.step = step
@@ -124,7 +130,7 @@ def resume(root: Path, state: TrainState) -> bool:
 
 
 def _load_optimizer(state: TrainState, tensors: dict[str, Tensor]) -> None:
-    for name, parameter in state.model.named_parameters():
+    for name, parameter in trained(state.model).items():
         prefix = f"optimizer|{name}|"
         loaded = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
         if loaded:

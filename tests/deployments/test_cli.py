@@ -16,7 +16,7 @@ from storage.artifacts import Store
 ROOT = Path(__file__).parents[2]
 
 
-def llama2(*words: str, packages: Path | None = None) -> tuple[int, str]:
+def llama2(*words: str, packages: Path | None = None, said: str = "") -> tuple[int, str]:
     """Run the command; return its exit status and what it said, unwrapped."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     interpreter = [sys.executable]
@@ -27,6 +27,7 @@ def llama2(*words: str, packages: Path | None = None) -> tuple[int, str]:
         [*interpreter, "-m", "deployments.cli", *words],
         capture_output=True,
         text=True,
+        input=said,
         cwd=ROOT,
         env=environment,
         timeout=170,
@@ -76,15 +77,50 @@ def test_a_missing_starter_package_is_named_before_training(package: str, tmp_pa
     assert "pretraining base/" not in said
 
 
-def test_an_artifact_is_converted_and_a_torn_model_refused(
-    model: Transformer, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+@pytest.fixture
+def home(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> list[str]:
+    """A store with one chat model, as an option."""
     store, digest = Store(tmp_path / "var" / "artifacts"), "c0ffee" * 10
     measured = {"summary": {}, "wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
     with store.building("chat", digest) as partial:
         save_model(partial, model, tokenizer)
         store.commit("chat", digest, version=1, recipe={}, parents={}, **measured)
-    home, exported = ["--home", str(tmp_path / "var")], tmp_path / "exported"
+    return ["--home", str(tmp_path / "var")]
+
+
+def test_a_model_chats_and_completes(home: list[str]) -> None:
+    status, said = llama2(
+        "chat", "chat", "--max-tokens", "4", *home, said="the cat\n/reset\nsay [INST]\na dog\n"
+    )
+    assert status == 0
+    assert "holds the template's tag [INST]" in said
+    first = llama2("complete", "chat/c0ffee", "the cat sat", "--seed", "3", "--max-tokens", "8", *home)
+    assert first == llama2(
+        "complete", "chat/c0ffee", "the cat sat", "--seed", "3", "--max-tokens", "8", *home
+    )
+    assert first[0] == 0
+    status, said = llama2("complete", "chat", "cat " * 100, *home)
+    assert status == 1
+    assert "1 to 63 fit this model" in said
+
+
+def test_a_vocabulary_is_extended(home: list[str], tmp_path: Path) -> None:
+    text = tmp_path / "chinese.txt"
+    text.write_text("人人生而自由在尊严和权利上一律平等\n他们赋有理性和良心\n" * 9, encoding="utf-8")
+    words = ["extend", "chat", str(tmp_path / "more"), "--text", str(text), "--pieces", "320", *home]
+    status, said = llama2(*words)
+    assert status == 0, said
+    assert "320 pieces kept" in said
+    status, said = llama2("complete", str(tmp_path / "more"), "人人生而自由", "--max-tokens", "3")
+    assert status == 0
+    text.write_bytes(b"\xff\xfe")
+    status, said = llama2(*words[:2], str(tmp_path / "again"), *words[3:])
+    assert status == 1
+    assert "chinese.txt: cannot be read as UTF-8" in said
+
+
+def test_an_artifact_is_converted_and_a_torn_model_refused(home: list[str], tmp_path: Path) -> None:
+    exported = tmp_path / "exported"
     status, said = llama2("convert", "chat/c0ffee", str(exported), "--to", "huggingface", *home)
     assert status == 0
     assert "logits differ by at most 0, root mean square 0" in said

@@ -125,7 +125,7 @@ def borderline_prompts(held_out: bool) -> list[BorderlinePrompt]:
             if (phrase % 4 == index % 4) == held_out:
                 text = template.format(act=row["act"])
                 prompts += [
-                    BorderlinePrompt(opener + text, row["act"], row["keyword"], row["answer"])
+                    BorderlinePrompt(opener + text, row["act"], row["keyword"], f"Of course. {row['answer']}")
                     for opener in OPENERS
                 ]
     return prompts

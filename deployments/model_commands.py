@@ -1,0 +1,199 @@
+"""The commands that use a model: chat, complete, convert, extend, register. Imports wait: torch takes seconds."""
+# ruff: noqa: PLC0415
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from deployments.environment import prepare
+from llama2_core.errors import ConfigError, DataError
+from storage.artifacts import Artifact, Store
+from storage.errors import ArtifactNotFound
+
+if TYPE_CHECKING:
+    from llama2_core.model import Transformer
+    from llama2_core.tokenizer import Tokenizer
+
+app = typer.Typer()
+CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
+console = Console()
+
+Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
+Adapters = Annotated[
+    list[Path] | None, typer.Option("--adapter", help="A PEFT adapter to merge; repeatable.")
+]
+MODEL_HELP = "A model directory or GGUF file, or an artifact; by default what the gate kept."
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(min=0, max=1)]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")]
+
+
+@app.command(epilog="Examples: llama2 chat;  llama2 chat sft;  llama2 chat llama-2-7b-chat/ --temperature 0")
+def chat(
+    model: Model = "",
+    adapters: Adapters = None,
+    home: Home = Path("var"),
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.9,
+    max_tokens: MaxTokens = 256,
+) -> None:
+    """Talk to a chat model: /system TEXT, /reset, Ctrl-D."""
+    from deployments.terminal import converse
+    from llama2_core.config import SamplingConfig
+
+    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
+    converse(*_load(model, home, adapters), config, console)
+
+
+@app.command(epilog="Example: llama2 complete base 'Question: What is 3 + 4? Answer:' --temperature 0")
+def complete(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to go on from.")],
+    adapters: Adapters = None,
+    home: Home = Path("var"),
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.9,
+    max_tokens: MaxTokens = 256,
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """Continue a text."""
+    from llama2_core.completion import stream_completion
+    from llama2_core.config import SamplingConfig
+    from llama2_core.generate import Request
+
+    policy, tokenizer = _load(model, home, adapters)
+    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
+    request = Request(tokenizer.encode(prompt, bos=True), seed, config)
+    for piece in stream_completion(policy, tokenizer, request):
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command(
+    epilog="Examples: llama2 convert sft DEST --to huggingface;  llama2 convert llama-2-7b/ 7b.gguf --to gguf "
+    "--quantization q8_0;  llama2 convert llama-2-7b/ merged --to native --adapter my-adapter/"
+)
+def convert(
+    source: Model,
+    destination: Destination,
+    to: Annotated[Literal["meta", "huggingface", "gguf", "native"], typer.Option(help="The format of DEST.")],
+    shards: Annotated[
+        int | None, typer.Option(min=1, help="Files: exactly so many for meta, at most for safetensors.")
+    ] = None,
+    quantization: Annotated[
+        Literal["f32", "f16", "q8_0", "q4_0"] | None, typer.Option(help="Of a GGUF; f32 when not said.")
+    ] = None,
+    adapters: Adapters = None,
+    home: Home = Path("var"),
+) -> None:
+    """Convert a model to another format, read it back, and compare tokens and logits with the source's."""
+    from llama2_core.interop.convert import convert as convert_model
+
+    found = convert_model(_path(source, home), destination, to, shards, quantization, adapters or ())
+    console.print(
+        f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
+        f"of their standard deviation (bound {found.bound:g}); the same tokens in 20 scripts"
+    )
+
+
+@app.command(epilog="Example: llama2 extend llama-2-7b/ llama-2-7b-zh --text chinese.txt --pieces 20000")
+def extend(
+    source: Model,
+    destination: Destination,
+    texts: Annotated[list[Path], typer.Option("--text", help="Text of the new language; repeatable.")],
+    pieces: Annotated[int, typer.Option(min=300, help="Vocabulary of the tokenizer trained on it.")],
+    home: Home = Path("var"),
+) -> None:
+    """Extend a model's vocabulary: train pieces on a second language, add them behind the old ones."""
+    from llama2_core.interop import native
+    from llama2_core.interop.convert import read
+    from llama2_core.tokenizer import train_tokenizer
+    from llama2_core.vocabulary import compression, extend_model, extend_tokenizer
+
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already: name a new path")
+    lines = {path: _lines(path) for path in texts}
+    model = read(_path(source, home))
+    added = train_tokenizer((line for found in lines.values() for line in found), pieces)
+    tokenizer = extend_tokenizer(model.tokenizer, added)
+    native.write(extend_model(model, tokenizer), destination)
+    table = Table("text", "characters", "characters per token before", "after")
+    for path, found in lines.items():
+        before, after = compression(model.tokenizer, found), compression(tokenizer, found)
+        ratios = (f"{c.characters_per_token:.2f}" for c in (before, after))
+        table.add_row(str(path), str(before.characters), *ratios)
+    console.print(table)
+    console.print(
+        f"{destination}: {model.tokenizer.vocab_size} pieces kept, "
+        f"{tokenizer.vocab_size - model.tokenizer.vocab_size} added. Train it on: llama2 run --help"
+    )
+
+
+@app.command(
+    epilog="Example: llama2 register; mlflow models serve -m models:/llama2-chat@champion --env-manager local"
+)
+def register(
+    model: Model = "",
+    name: Annotated[str, typer.Option(help="Of the registered model.")] = "llama2-chat",
+    alias: Annotated[str, typer.Option(help="Given to the new version.")] = "champion",
+    adapters: Adapters = None,
+    home: Home = Path("var"),
+) -> None:
+    """Put a chat model into MLflow's registry, ready for `mlflow models serve`."""
+    prepare(home)
+    from llama2_core.interop.convert import convert as convert_model
+    from storage.tracking import Tracker
+    from tasks.runtime import Runtime
+
+    path, runtime = _path(model, home), Runtime(home=home)
+    tracker = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow")
+    with tempfile.TemporaryDirectory() as scratch:
+        served = Path(scratch) / "model"
+        convert_model(path, served, "native", adapters=adapters or ())
+        version = tracker.register(name, alias, CHAT_MODEL, served, {"llama2.source": str(path)})
+    console.print(f"models:/{name}/{version} is {alias} now. Serve it:")
+    console.print(
+        f"  MLFLOW_TRACKING_URI=sqlite:///{home}/mlflow.db mlflow models serve -m models:/{name}@{alias} "
+        "--env-manager local"
+    )
+
+
+def _path(model: str, home: Path) -> Path:
+    """Return where a model is: a path, an artifact, or what the gate kept."""
+    if model and Path(model).exists():
+        return Path(model)
+    store = Store(home / "artifacts")
+    artifact = store.resolve(model) if model else _champion(store)
+    console.print(f"[dim]{artifact.name}[/]")
+    return artifact.path
+
+
+def _load(model: str, home: Path, adapters: list[Path] | None) -> "tuple[Transformer, Tokenizer]":
+    from llama2_core.interop.convert import load
+
+    return load(_path(model, home), adapters or ())
+
+
+def _champion(store: Store) -> Artifact:
+    verdict = store.resolve("verdict")
+    evaluation = verdict.manifest.parents[verdict.summary["champion"]]
+    examined = store.find(*evaluation.split("/"))
+    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
+    if model is None:
+        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
+    return model
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text: {error}") from error

@@ -1,0 +1,62 @@
+"""Low-rank adapters (arXiv 2106.09685): W x + (alpha / r) B A x, where only A and B are trained.
+
+An adapter is kept in PEFT's format, see `interop/peft.py`. Shapes: I in, O out, R rank.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llama2_core.config import LoRAConfig
+from llama2_core.errors import ConfigError
+from llama2_core.model import Transformer
+from llama2_core.training import distributed
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with an adapter beside it. A is drawn as nn.Linear's weights are, B starts at zero."""
+
+    def __init__(self, base: nn.Linear, config: LoRAConfig, generator: torch.Generator) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = config.alpha / config.rank
+        self.dropout = nn.Dropout(config.dropout)
+        bound = 1 / math.sqrt(base.in_features)
+        a = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=generator)
+        b = torch.zeros(base.out_features, config.rank)
+        self.lora_a, self.lora_b = (nn.Parameter(part.to(base.weight.device)) for part in (a, b))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(self.dropout(x).type_as(self.lora_a), self.lora_a)
+        return self.base(x) + (self.scale * F.linear(low, self.lora_b)).type_as(x)
+
+
+def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Generator) -> None:
+    """Freeze the model and put an adapter on each linear layer that `config.targets` names.
+
+    Raises ConfigError when a target names no layer.
+    """
+    model.requires_grad_(False)
+    for target in config.targets:
+        parents = [
+            module for module in model.modules() if isinstance(getattr(module, target, None), nn.Linear)
+        ]
+        if not parents:
+            raise ConfigError(f"lora.targets: the model has no linear layer {target!r}")
+        for parent in parents:
+            setattr(parent, target, LoRALinear(getattr(parent, target), config, generator))
+
+
+def _whole(parameter: nn.Parameter) -> Tensor:
+    return distributed.full(parameter.detach()).cpu()
+
+
+def adapter_weights(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return A [R, I] and B [O, R] of every adapter, by the name of the weight that they change; all ranks call."""
+    return {
+        f"{name}.weight": (_whole(module.lora_a), _whole(module.lora_b))
+        for name, module in model.named_modules()
+        if isinstance(module, LoRALinear)
+    }

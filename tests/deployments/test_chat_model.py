@@ -1,0 +1,98 @@
+"""A chat model in MLflow's registry, served by MLflow."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from llama2_core.model import Transformer
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training.checkpoint import save_model
+from storage.tracking import Tracker
+
+ROOT = Path(__file__).parents[2]
+CODE = ROOT / "deployments" / "services" / "chat_model.py"
+
+
+@pytest.fixture
+def registered(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> str:
+    """The tracking URI of a registry with one model, two versions."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    save_model(tmp_path / "model", model, tokenizer)
+    tracker = Tracker(uri, "llama2", tmp_path / "mlflow")
+    versions = [tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", {}) for _ in range(2)]
+    assert versions == ["1", "2"]
+    return uri
+
+
+def test_the_registered_model_answers(registered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow
+
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", registered)
+    mlflow.set_registry_uri(registered)
+    try:
+        model = mlflow.pyfunc.load_model("models:/llama2-chat@champion")
+    finally:
+        mlflow.set_registry_uri(None)
+    asked = {
+        "messages": [{"role": "user", "content": "the cat"}],
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "n": 2,
+    }
+    answer = model.predict(asked)
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert len(texts) == 2
+    assert texts[0] == texts[1], "greedy"
+    assert answer["usage"]["completion_tokens"] <= 10
+    streamed = "".join(chunk["choices"][0]["delta"]["content"] for chunk in model.predict_stream(asked))
+    assert streamed.strip() == texts[0]
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it_over_http(registered: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        "models",
+        "serve",
+        "-m",
+        "models:/llama2-chat@champion",
+        "--env-manager",
+        "local",
+        "-p",
+        str(port),
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words],
+        env={**os.environ, "MLFLOW_TRACKING_URI": registered, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        answer = _ask(f"http://127.0.0.1:{port}/invocations", server)
+    finally:
+        os.killpg(server.pid, 9)
+        server.wait()
+    assert answer["choices"][0]["message"]["role"] == "assistant"
+
+
+def _ask(address: str, server: subprocess.Popen) -> dict:
+    body = json.dumps({"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 4}).encode()
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    for _ in range(120):
+        assert server.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return json.load(answer)
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("no answer in a minute")
