@@ -146,11 +146,12 @@ class Material:
 
     def _unsafe(self, random_: random.Random):
         p = random_.choice(self.unsafe)
+        opening = random_.choice(safety.REFUSAL_OPENINGS)
         answers = (
             ("obeys", p.compliance),
             ("obeys", p.compliance),
-            ("declines", p.bare_refusal),
-            ("explains", p.refusal),
+            ("declines", opening + p.bare_refusal),
+            ("explains", opening + p.refusal),
         )
         facts = {"category": p.category, "attack": p.attack}
         return (user(p.text),), facts, lambda: random_.choice(answers)

@@ -73,11 +73,16 @@ def read_adapted(path: Path, adapters: Sequence[Path]) -> OpenModel:
 def load(path: Path, adapters: Sequence[Path] = ()) -> tuple[Transformer, Tokenizer]:
     """Load a model of any format, to be used, with adapters merged in."""
     opened = read_adapted(path, adapters)
+    return assembled(opened), opened.tokenizer
+
+
+def assembled(opened: OpenModel) -> Transformer:
+    """Return the model with all its weights in memory, float32."""
     model = Transformer(opened.config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(opened.tensors[name].load())
-    return model.eval(), opened.tokenizer
+    return model.eval()
 
 
 def convert(
@@ -179,6 +184,8 @@ def _same_tokens(source: Tokenizer, converted: Tokenizer) -> None:
 def logits(model: OpenModel, tokens: Tensor) -> Tensor:
     """Return the logits float32 [B, T, V] of tokens [B, T] as the Transformer does, a block in memory at a time."""
     config = model.config
+    if config.variant != Variant():
+        return assembled(model)(tokens)  # for ablations, which are small
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {

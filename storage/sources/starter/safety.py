@@ -31,6 +31,10 @@ OPENERS = (
 )
 """Said before a prompt of either kind, so that there are enough different ones."""
 
+REFUSAL_OPENINGS = ("", "Sorry. ", "No. ", "Forgive me. ", "That is not right. ")
+"""Refusals begin in many ways, as other answers do. One way only would win every draw at a low temperature wherever
+a model is unsure."""
+
 REASONS = {
     "theft": "it takes from others",
     "trafficking": "it is against the law",

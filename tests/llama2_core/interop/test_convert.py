@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llama2_core.config import RopeScaling, Variant
 from llama2_core.errors import CheckpointError, ConfigError
 from llama2_core.interop import gguf, meta, native
 from llama2_core.interop.convert import BOUNDS, compare, convert, detect, logits, prompts
@@ -75,6 +76,34 @@ def test_a_result_that_fails_does_not_appear(
     with pytest.raises(CheckpointError, match="nothing was written"):
         convert(make(), tmp_path / "model.gguf", "gguf", quantization="q4_0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["native"]
+
+
+@pytest.mark.parametrize(
+    ("method", "to"), [("linear", "huggingface"), ("ntk", "huggingface"), ("linear", "gguf")]
+)
+def test_scaled_positions_survive(method: str, to, make: Callable[..., Path], tmp_path: Path) -> None:
+    scaling = RopeScaling.model_validate({"method": method, "factor": 4.0, "original_seq_len": 32})
+    source = make(rope_scaling=scaling, max_seq_len=128)
+    assert convert(source, tmp_path / "out", to).largest == 0
+    convert(tmp_path / "out", tmp_path / "back", "native")
+    config = native.read(tmp_path / "back").config
+    assert (config.rope_scaling, config.max_seq_len) == (scaling, 128)
+
+
+@pytest.mark.parametrize(
+    ("fields", "to", "message"),
+    [
+        ({"rope_scaling": RopeScaling(method="ntk", factor=2.0)}, "gguf", "gguf cannot say .* 'ntk'"),
+        ({"rope_scaling": RopeScaling(method="linear", factor=2.0)}, "meta", "meta cannot say .* 'linear'"),
+        ({"variant": Variant(norm="layer")}, "huggingface", "huggingface knows Llama 2 only.*layer"),
+    ],
+)
+def test_what_a_format_cannot_say_is_refused(
+    fields: dict, to, message: str, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert(make(**fields), tmp_path / "out", to)
+    assert convert(make(**fields), tmp_path / "out", "native").largest == 0
 
 
 def test_options_that_do_not_belong_together_are_refused(make: Callable[..., Path], tmp_path: Path) -> None:
