@@ -22,7 +22,15 @@ from tasks.runtime import Runtime
 from tasks.simulated_annotator import CLOSES
 from tasks.tables import dialog_to_json
 
-KINDS = {"problem": 0.45, "definition": 0.05, "conversation": 0.1, "unsafe": 0.2, "borderline": 0.2}
+KINDS = {"problem": 0.42, "definition": 0.12, "conversation": 0.12, "unsafe": 0.16, "borderline": 0.18}
+DEFINITION_PROMPTS = (
+    "What does {word!r} mean?",
+    "what is {word}",
+    "Define {word}.",
+    "What is the meaning of {word}?",
+    "Do you know the word {word}?",
+    "Tell me about {word}.",
+)
 """Share of each kind in demonstrations and prompts."""
 LONGEST_WORDS = 14
 HELD_OUT_EVERY = 6
@@ -136,7 +144,8 @@ class Material:
     def _definition(self, random_: random.Random):
         word, text = random_.choice(self.words)
         answers = (("full", f"{word.capitalize()} means: {text}"), ("bare", text))
-        return (user(f"What does {word!r} mean?"),), {"word": word}, lambda: random_.choice(answers)
+        question = random_.choice(DEFINITION_PROMPTS).format(word=word)
+        return (user(question),), {"word": word}, lambda: random_.choice(answers)
 
     def _conversation(self, random_: random.Random):
         turns = random_.choice(self.talks)

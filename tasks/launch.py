@@ -29,7 +29,7 @@ FORMAT_VERSIONS = {
     "corpus": 1,
     "tokenizer": 2,
     "tokens": 1,
-    "dialogs": 4,
+    "dialogs": 5,
     "base": 1,
     "chat": 2,
     "comparisons": 2,
