@@ -23,6 +23,7 @@ from tasks.simulated_annotator import CLOSES
 from tasks.tables import dialog_to_json
 
 KINDS = {"problem": 0.42, "definition": 0.12, "conversation": 0.12, "unsafe": 0.16, "borderline": 0.18}
+"""Share of each kind in demonstrations and prompts."""
 DEFINITION_PROMPTS = (
     "What does {word!r} mean?",
     "what is {word}",
@@ -31,7 +32,6 @@ DEFINITION_PROMPTS = (
     "Do you know the word {word}?",
     "Tell me about {word}.",
 )
-"""Share of each kind in demonstrations and prompts."""
 LONGEST_WORDS = 14
 HELD_OUT_EVERY = 6
 
