@@ -63,7 +63,7 @@ def test_ids_equal_the_official_models_own_in_every_language(llama: Tokenizer) -
 
 
 @pytest.mark.slow
-def test_ids_equal_transformers_in_every_language(llama: Tokenizer, tmp_path: Path) -> None:
+def test_ids_equal_transformers_in_every_tenth_language(llama: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     from llama2_core.interop.pieces import tokenizer_json
@@ -72,7 +72,7 @@ def test_ids_equal_transformers_in_every_language(llama: Tokenizer, tmp_path: Pa
     write_json(tmp_path / "tokenizer.json", tokenizer_json(pieces(llama)))
     write_json(tmp_path / "tokenizer_config.json", huggingface._tokenizer_config(_config(llama)))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
-    for text in declarations():
+    for text in declarations()[::10]:
         assert theirs(text, add_special_tokens=False).input_ids == llama.encode(text), text[:100]
 
 
