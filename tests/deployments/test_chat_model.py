@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,12 +36,8 @@ def registered(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> str:
 def test_the_registered_model_answers(registered: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", registered)
-    mlflow.set_registry_uri(registered)
-    try:
-        model = mlflow.pyfunc.load_model("models:/llama2-chat@champion")
-    finally:
-        mlflow.set_registry_uri(None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered)
+    model = mlflow.pyfunc.load_model("models:/llama2-chat@champion")
     asked = {
         "messages": [{"role": "user", "content": "the cat"}],
         "max_tokens": 5,
@@ -56,43 +54,42 @@ def test_the_registered_model_answers(registered: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_mlflow_serves_it_over_http(registered: str) -> None:
+def test_mlflow_serves_it_over_http(registered: str, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [
-        "models",
-        "serve",
-        "-m",
-        "models:/llama2-chat@champion",
-        "--env-manager",
-        "local",
-        "-p",
-        str(port),
-    ]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words],
-        env={**os.environ, "MLFLOW_TRACKING_URI": registered, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    programs = Path(sys.executable).parent  # MLflow starts uvicorn by name
+    environment = {
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": registered,
+        "PYTHONPATH": str(ROOT),
+    }
+    words = ["-m", "models:/llama2-chat@champion", "--env-manager", "local", "--port", str(port)]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            [programs / "mlflow", "models", "serve", *words],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
-        answer = _ask(f"http://127.0.0.1:{port}/invocations", server)
+        answer = _ask(f"http://127.0.0.1:{port}/invocations", server, tmp_path / "server.log")
     finally:
-        os.killpg(server.pid, 9)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
     assert answer["choices"][0]["message"]["role"] == "assistant"
 
 
-def _ask(address: str, server: subprocess.Popen) -> dict:
+def _ask(address: str, server: subprocess.Popen, log: Path) -> dict:
     body = json.dumps({"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 4}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
     for _ in range(120):
-        assert server.poll() is None, "the server ended"
+        assert server.poll() is None, log.read_text()
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
                 return json.load(answer)
         except OSError:
             time.sleep(0.5)
-    raise AssertionError("no answer in a minute")
+    raise AssertionError(f"no answer in a minute: {log.read_text()}")
