@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria, Stoppi
 
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.generate import Request, generate, pad_right
-from llama2_core.interop.huggingface import halves, llama_config, rotary, their_name
+from llama2_core.interop.huggingface import llama_config, weights_for_transformers
 from llama2_core.model import Transformer, initialise
 from llama2_core.presets import STORIES_15M
 
@@ -58,9 +58,7 @@ def build(config: ModelConfig) -> Transformer:
 
 def as_transformers(model: Transformer) -> LlamaForCausalLM:
     theirs = LlamaForCausalLM(LlamaConfig(**llama_config(model.config))).eval()
-    change = halves(model.config)
-    weights = model.state_dict().items()
-    theirs.load_state_dict({their_name(name): change(w) if rotary(name) else w for name, w in weights})
+    theirs.load_state_dict(weights_for_transformers(model))
     return theirs
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.environment import prepare
-from llama2_core.errors import ConfigError, DataError
+from llama2_core.errors import DataError
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
 
@@ -19,20 +19,19 @@ if TYPE_CHECKING:
     from llama2_core.tokenizer import Tokenizer
 
 app = typer.Typer()
-CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
 console = Console()
+CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
 
 Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
 Adapters = Annotated[
     list[Path] | None, typer.Option("--adapter", help="A PEFT adapter to merge; repeatable.")
 ]
-MODEL_HELP = "A model directory or GGUF file, or an artifact; by default what the gate kept."
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(min=0, max=1)]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
-
-
-Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
+Model = Annotated[
+    str, typer.Argument(help="A model directory or GGUF file, or an artifact; by default what the gate kept.")
+]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")]
 
 
@@ -114,17 +113,16 @@ def extend(
 ) -> None:
     """Extend a model's vocabulary: train pieces on a second language, add them behind the old ones."""
     from llama2_core.interop import native
-    from llama2_core.interop.convert import read
+    from llama2_core.interop.convert import appearing, read
     from llama2_core.tokenizer import train_tokenizer
     from llama2_core.vocabulary import compression, extend_model, extend_tokenizer
 
-    if destination.exists():
-        raise ConfigError(f"{destination} exists already: name a new path")
     lines = {path: _lines(path) for path in texts}
-    model = read(_path(source, home))
-    added = train_tokenizer((line for found in lines.values() for line in found), pieces)
-    tokenizer = extend_tokenizer(model.tokenizer, added)
-    native.write(extend_model(model, tokenizer), destination)
+    with appearing(destination) as partial:
+        model = read(_path(source, home))
+        added = train_tokenizer((line for found in lines.values() for line in found), pieces)
+        tokenizer = extend_tokenizer(model.tokenizer, added)
+        native.write(extend_model(model, tokenizer), partial)
     table = Table("text", "characters", "characters per token before", "after")
     for path, found in lines.items():
         before, after = compression(model.tokenizer, found), compression(tokenizer, found)
@@ -133,7 +131,7 @@ def extend(
     console.print(table)
     console.print(
         f"{destination}: {model.tokenizer.vocab_size} pieces kept, "
-        f"{tokenizer.vocab_size - model.tokenizer.vocab_size} added. Train it on: llama2 run --help"
+        f"{tokenizer.vocab_size - model.tokenizer.vocab_size} added; now train it on the new language"
     )
 
 

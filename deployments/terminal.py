@@ -45,11 +45,12 @@ def _answered(
 ) -> list[Message]:
     """Print the answer as it comes; return the dialog with it, without the turns that no longer fit."""
     try:
-        while len(encode_prompt([*system, *turns], tokenizer)) > model.config.max_seq_len - ROOM_TOKENS:
+        tokens = encode_prompt([*system, *turns], tokenizer)
+        while len(tokens) > model.config.max_seq_len - ROOM_TOKENS:
             if len(turns) == 1:
                 raise DataError(f"longer than this model reads: {model.config.max_seq_len} tokens")
             turns = turns[2:]
-        tokens = encode_prompt([*system, *turns], tokenizer)
+            tokens = encode_prompt([*system, *turns], tokenizer)
     except DataError as error:
         console.print(f"error: {error}", style="red", highlight=False, markup=False)
         return turns[:-1]

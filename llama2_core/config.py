@@ -125,8 +125,6 @@ class LoopConfig(Record):
     """Most rows that one process holds in a forward pass; the rest is accumulated."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and schedule."""
-    label_smoothing: Share = 0.0
-    """Share of each target spread over the vocabulary. Llama 2 uses none."""
 
 
 class SamplingConfig(Record):

@@ -72,9 +72,8 @@ def sample_tokens(
         return greedy
     size = logits.shape[-1]
     probabilities = (logits / temperature.clamp(min=1e-6).unsqueeze(-1)).softmax(-1)
-    narrow = (top_p < 1) | (
-        top_k < size
-    )  # by row: a neighbour's settings must not change the order of the tokens
+    # by row: a neighbour's settings must not change the order of the tokens
+    narrow = (top_p < 1) | (top_k < size)
     if narrow.all():
         drawn = _from_nucleus(probabilities, top_p, top_k, uniform)
     else:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llama2_core.config import LoRAConfig
 from llama2_core.errors import ConfigError
 from llama2_core.model import Transformer
-from llama2_core.training import distributed
+from llama2_core.training import checkpoint
 
 
 class LoRALinear(nn.Module):
@@ -49,14 +49,11 @@ def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Genera
             setattr(parent, target, LoRALinear(getattr(parent, target), config, generator))
 
 
-def _whole(parameter: nn.Parameter) -> Tensor:
-    return distributed.full(parameter.detach()).cpu()
-
-
 def adapter_weights(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Return A [R, I] and B [O, R] of every adapter, by the name of the weight that they change; all ranks call."""
+    tensors = checkpoint.whole(checkpoint.trained(model))
     return {
-        f"{name}.weight": (_whole(module.lora_a), _whole(module.lora_b))
+        f"{name}.weight": (tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"])
         for name, module in model.named_modules()
         if isinstance(module, LoRALinear)
     }

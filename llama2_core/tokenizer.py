@@ -11,7 +11,7 @@ import sentencepiece
 from llama2_core.errors import ConfigError, DataError
 
 SAMPLE_BYTES = 200_000_000
-"""The trainer needs about ten times the memory of its text."""
+"""Most text that a trainer is given, unless it is told otherwise."""
 
 
 class Tokenizer:

@@ -85,7 +85,7 @@ class Tracker:
         """Log a model directory with the pyfunc code that serves it; return its new version, which gets the alias."""
         from mlflow.pyfunc import save_model  # noqa: PLC0415  (a second)
 
-        run_id = self.start(f"register {name}", str(model), tags)
+        run_id = self.start(f"register {name}", f"{name}@{alias}", tags)
         with TemporaryDirectory() as scratch:
             folder = Path(scratch) / "chat"
             packed = {"model": str(model)}

@@ -68,6 +68,8 @@ class PretrainRecipe(Record):
         steps=1900, rows=16, optimizer=OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=50)
     )
     """Updates and optimizer."""
+    label_smoothing: Share = 0.0
+    """Share of each target spread over the vocabulary. Llama 2 uses none."""
 
 
 class DialogsRecipe(Record):

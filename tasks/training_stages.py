@@ -59,7 +59,7 @@ def pretrain(stage: Stage) -> dict:
         return [all_learned(shards.rows(part)) for part in split(share, loop.micro_rows)]
 
     model = new_model(recipe.model, stage.seed)
-    objective = partial(next_token_objective, label_smoothing=loop.label_smoothing)
+    objective = partial(next_token_objective, label_smoothing=recipe.label_smoothing)
     state = fit(stage, model, objective, batches, loop)
     checkpoint.save_model(stage.directory, model, tokenizer)
     held_out = TokenShards(stage.parents["tokens"], "validation")

@@ -41,10 +41,8 @@ class Llama2Chat(ChatModel):
         answers = chat_completion(
             self.model, self.tokenizer, [dialog] * (params.n or 1), config, random.getrandbits(62)
         )
-        prompt, completion = (
-            len(encode_prompt(dialog, self.tokenizer)),
-            sum(len(answer.tokens) for answer in answers),
-        )
+        prompt = len(encode_prompt(dialog, self.tokenizer))
+        completion = sum(len(answer.tokens) for answer in answers)
         return ChatCompletionResponse(
             id=str(uuid.uuid4()),
             created=int(time.time()),

@@ -1,7 +1,8 @@
 """From any format to any other, and the proof that nothing was lost on the way."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from typing import Literal
@@ -99,24 +100,33 @@ def convert(
     Raises ConfigError when the destination exists or an option does not belong to the format, CheckpointError when
     the source is broken or the result is further from it than the format's bound.
     """
-    if destination.exists():
-        raise ConfigError(f"{destination} exists already: name a new path")
     if shards and to == "gguf":
         raise ConfigError("a GGUF is one file: leave out the number of shards")
     if quantization and to != "gguf":
         raise ConfigError(f"only GGUF is quantized: leave out {quantization}, or convert to gguf")
     model = read_adapted(source, adapters)
     _expressible(model.config, to)
+    with appearing(destination) as partial:
+        _write(model, partial, to, shards, quantization or "f32")
+        return compare(model, READERS[to](partial), BOUNDS[quantization or "f32"])
+
+
+@contextmanager
+def appearing(destination: Path) -> Iterator[Path]:
+    """Yield a path beside the destination, which gets its name when the block ends well and is removed otherwise.
+
+    Raises ConfigError when the destination exists.
+    """
+    if destination.exists():
+        raise ConfigError(f"{destination} exists already: name a new path")
     partial = destination.with_name(f"{destination.name}.partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        _write(model, partial, to, shards, quantization or "f32")
-        comparison = compare(model, READERS[to](partial), BOUNDS[quantization or "f32"])
+        yield partial
         partial.rename(destination)
     finally:
         _remove(partial)
-    return comparison
 
 
 def _expressible(config: ModelConfig, to: Format) -> None:

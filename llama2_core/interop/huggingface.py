@@ -15,6 +15,7 @@ from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.errors import CheckpointError
 from llama2_core.interop.pieces import pieces, pieces_of, tokenizer_json, tokenizer_of
 from llama2_core.interop.source import OpenModel, checked, read_record, renamed, shapes, validated, with_ffn
+from llama2_core.model import Transformer
 from llama2_core.tensors import (
     INDEX,
     WHOLE,
@@ -177,6 +178,15 @@ def neighbours(config: ModelConfig) -> Callable[[Tensor], Tensor]:
 def rotary(name: str) -> bool:
     """Tell whether a tensor, by Meta's name, makes queries or keys."""
     return name.endswith((".wq.weight", ".wk.weight"))
+
+
+def weights_for_transformers(model: Transformer) -> dict[str, Tensor]:
+    """Return the state dict that makes transformers' LlamaForCausalLM of `llama_config(model.config)` this model."""
+    change = halves(model.config)
+    return {
+        their_name(name): change(weight) if rotary(name) else weight
+        for name, weight in model.state_dict().items()
+    }
 
 
 def read_config(path: Path) -> ModelConfig:

@@ -14,7 +14,13 @@ from transformers.models.ctrl.modeling_ctrl import positional_encoding
 
 from llama2_core.config import ModelConfig, RopeScaling, SamplingConfig, Variant
 from llama2_core.generate import Request, generate
-from llama2_core.interop.huggingface import halves, llama_config, rotary, their_name
+from llama2_core.interop.huggingface import (
+    halves,
+    llama_config,
+    rotary,
+    their_name,
+    weights_for_transformers,
+)
 from llama2_core.model import (
     KVCache,
     RMSNorm,
@@ -32,9 +38,7 @@ from llama2_core.training.objectives import TokenBatch, next_token_objective
 def as_transformers(model: Transformer) -> LlamaForCausalLM:
     """The same weights in transformers' layout: rotary pairs there are halves, not neighbours."""
     theirs = LlamaForCausalLM(LlamaConfig(**llama_config(model.config), attn_implementation="eager")).eval()
-    change = halves(model.config)
-    weights = model.state_dict().items()
-    theirs.load_state_dict({their_name(name): change(w) if rotary(name) else w for name, w in weights})
+    theirs.load_state_dict(weights_for_transformers(model))
     return theirs
 
 
