@@ -99,7 +99,8 @@ def convert(
     found = convert_model(_path(source, home), destination, to, shards, quantization, adapters or ())
     console.print(
         f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
-        f"of their standard deviation (bound {found.bound:g}); the same tokens in 20 scripts"
+        f"of their standard deviation (bound {found.bound:g}); the same token is likeliest at "
+        f"{100 * found.same_likeliest:.1f}% of the places; the same tokens in 20 scripts"
     )
 
 

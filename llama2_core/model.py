@@ -56,11 +56,9 @@ def sinusoid_table(dim: int, length: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate adjacent pairs of x [B, T, H, E] by rotary [B or 1, T, E / 2, 2], in float32."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    cos, sin = rotary.unsqueeze(2).unbind(-1)
-    even, odd = pairs.unbind(-1)
-    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(x)
+    """Rotate adjacent pairs of x [B, T, H, E], complex numbers, by rotary [B or 1, T, E / 2, 2], in float32."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * torch.view_as_complex(rotary).unsqueeze(2)).flatten(-2).type_as(x)
 
 
 class KVCache:
@@ -194,6 +192,13 @@ class Transformer(nn.Module):
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
+
+    def _apply(self, fn, recurse=True):
+        """Move the table with the weights, but keep it float32: bfloat16 cannot tell far positions apart."""
+        table = self.table
+        super()._apply(fn, recurse)
+        self.table = self.table if table.is_meta else table.to(self.table.device)
+        return self
 
     def hidden(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
         """Return the final normed states [B, T, D] of tokens [B, T].

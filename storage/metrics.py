@@ -39,9 +39,14 @@ class Tail:
     def __init__(self, path: Path, seen_step: int = 0) -> None:
         self.path = path
         self._seen_step = seen_step
+        self._seen_size = 0
 
     def new_rows(self) -> list[Row]:
         """Return complete rows with a step not yet returned."""
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size == self._seen_size:
+            return []
+        self._seen_size = size
         rows = [row for row in read_metrics(self.path) if row["step"] > self._seen_step]
         if rows:
             self._seen_step = max(row["step"] for row in rows)

@@ -3,8 +3,9 @@
 import json
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -49,7 +50,8 @@ def dialogs(recipe: DialogsRecipe, seed: int, runtime: Runtime) -> str:
 
 def write_dialogs(recipe: DialogsRecipe, seed: int, directory: Path) -> dict:
     """Write the tables; return how many of each kind."""
-    shown, train, held_out = (Material(recipe, split) for split in ("demonstrations", "train", "held_out"))
+    starter = Starter.read()
+    shown, train, held_out = (Material(recipe, split, starter) for split in get_args(Split))
     demonstrations = [
         shown.demonstration(
             f"demonstration-{index}", random.Random(derive_seed(seed, "demonstration", index))
@@ -78,6 +80,20 @@ def unique_prompts(material: "Material", count: int, seed: int) -> list[Item]:
     return list(rows.values())
 
 
+@dataclass(frozen=True)
+class Starter:
+    """Words with a short definition and short conversations, all splits together."""
+
+    words: list[tuple[str, str]]
+    talks: list[tuple[str, ...]]
+
+    @classmethod
+    def read(cls) -> "Starter":
+        words = {word: text for word, _, text in definitions() if word.isalpha() and short(text)}
+        beginnings = (tuple(turns[:4]) for _, turns in conversations())
+        return cls(sorted(words.items()), sorted({turns for turns in beginnings if all(map(short, turns))}))
+
+
 class Material:
     """What dialogs of one split are made of.
 
@@ -86,17 +102,15 @@ class Material:
     and it is from differences that reward models learn.
     """
 
-    def __init__(self, recipe: DialogsRecipe, split: Split) -> None:
+    def __init__(self, recipe: DialogsRecipe, split: Split, starter: Starter) -> None:
         held_out, step = split == "held_out", 2 if split == "demonstrations" else 1
         self.split = split
         self.pairs = arithmetic.operand_pairs(recipe.largest_operand, "held_out" if held_out else "train")
         self.unsafe = acts(safety.unsafe_prompts(held_out), step)
         self.borderline = acts(safety.borderline_prompts(held_out), step)
-        words = {word: text for word, _, text in definitions() if short(text) and word.isalpha()}
-        self.words = [item for index, item in enumerate(sorted(words.items())) if belongs(index, held_out)]
-        talks = sorted({tuple(turns[:4]) for _, turns in conversations() if all(map(short, turns[:4]))})
+        self.words = [item for index, item in enumerate(starter.words) if belongs(index, held_out)]
         by_opening: dict[str, list[tuple[str, ...]]] = {}
-        for turns in talks:
+        for turns in starter.talks:
             by_opening.setdefault(turns[0], []).append(turns)
         openings = [talks for index, talks in enumerate(by_opening.values()) if belongs(index, held_out)]
         self.talks = [turns for talks in openings[::step] for turns in talks if len(turns) >= 2]

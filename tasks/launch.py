@@ -30,19 +30,18 @@ FORMAT_VERSIONS = {
     "tokenizer": 2,
     "tokens": 1,
     "dialogs": 5,
-    "base": 1,
+    "base": 2,
     "chat": 2,
     "comparisons": 2,
-    "reward": 1,
+    "reward": 2,
     "samples": 2,
-    "ppo": 2,
+    "ppo": 3,
     "evaluation": 3,
     "verdict": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""
 
 JOB, METRICS = "job.json", "metrics.jsonl"
-POLL_SECONDS = 0.1
 TAIL_CHARACTERS = 2000
 
 Work = Callable[[Path], dict[str, Any]]
@@ -176,6 +175,7 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
     tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
+    started = time.monotonic()
     with at_work(directory, job.processes, runtime.threads) as worker, _bar() as bar:
         line = bar.add_task(job.label, total=None)
         while True:
@@ -186,7 +186,8 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
                 bar.update(line, completed=rows[-1]["step"], total=rows[-1].get("of"))
             if status is not None:
                 break
-            time.sleep(POLL_SECONDS)
+            # the longer a stage takes, the less often we look: a look takes the worker's second core from it
+            time.sleep(min(2.0, max(0.05, (time.monotonic() - started) / 20)))
     if status != 0:
         log = directory / LOG
         last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"

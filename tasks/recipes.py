@@ -141,9 +141,9 @@ class RewardRecipe(Record):
     """A reward model. Llama 2 section 3.2.2."""
 
     domain: Literal["helpfulness", "safety"] = "helpfulness"
-    """Which of the two, hence which mix of comparisons."""
-    helpfulness_share: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Helpfulness comparisons in the safety model's mix. Llama 2: 0.1."""
+    """Which of the two."""
+    other_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Comparisons of the other domain in the mix, at most. Llama 2: 0.5 for helpfulness, 0.1 for safety."""
     reward: RewardConfig = RewardConfig()
     """Loss."""
     epochs: Positive = 1
@@ -212,7 +212,7 @@ class RLHFRecipe(Record):
     helpfulness: RewardRecipe = RewardRecipe()
     """Helpfulness reward model."""
     safety: RewardRecipe = RewardRecipe(
-        domain="safety", reward=RewardConfig(safety_auxiliary_weight=1.0), epochs=2
+        domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0), epochs=2
     )
     """Safety reward model."""
     rejection: RejectionRecipe = RejectionRecipe()

@@ -22,10 +22,9 @@ from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
 from llama2_core.rlhf.reward import (
     GRADES,
     Pair,
-    helpfulness_mix,
+    mix,
     pair_batch,
     reward_objective,
-    safety_mix,
     score_rows,
 )
 from llama2_core.rlhf.rollout import Rollout, roll_out
@@ -125,11 +124,9 @@ def reward(stage: Stage) -> dict:
     sources = [path for role, path in sorted(stage.parents.items()) if role.startswith("comparisons")]
     limit = model.config.max_seq_len
     train, held_out = read_comparisons(sources, tokenizer, limit)
+    other = "safety" if recipe.domain == "helpfulness" else "helpfulness"
     random_ = random.Random(derive_seed(stage.seed, "mix"))
-    if recipe.domain == "helpfulness":
-        pairs = helpfulness_mix(train["helpfulness"], train["safety"], random_)
-    else:
-        pairs = safety_mix(train["helpfulness"], train["safety"], recipe.helpfulness_share, random_)
+    pairs = mix(train[recipe.domain], train[other], recipe.other_share, random_)
     if not pairs:
         raise DataError(f"there is no {recipe.domain} comparison to train on")
     loop = epochs_loop(len(pairs), recipe.epochs, recipe.rows, recipe.optimizer)
@@ -169,6 +166,7 @@ def proximal(stage: Stage) -> dict:
     helpfulness, _ = checkpoint.load_reward_model(stage.parents["helpfulness"])
     safety, _ = checkpoint.load_reward_model(stage.parents["safety"])
     value_model, _ = checkpoint.load_reward_model(stage.parents["helpfulness"])
+    torch.nn.init.zeros_(value_model.score.weight)  # rewards are whitened: their mean is the first guess
     for model in (reference, helpfulness, safety):
         model.requires_grad_(False)
     prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)

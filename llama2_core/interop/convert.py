@@ -43,6 +43,8 @@ class Comparison(Record):
     """Largest absolute difference of two logits."""
     relative: float
     """Root mean square of the differences, as a share of the standard deviation of the source's logits."""
+    same_likeliest: float
+    """Share of places at which both find the same token likeliest."""
     bound: float
     """What `relative` may be for this format."""
 
@@ -165,6 +167,7 @@ def compare(source: OpenModel, converted: OpenModel, bound: float) -> Comparison
     comparison = Comparison(
         largest=float(difference.abs().max()),
         relative=float(difference.square().mean().sqrt() / expected.std()),
+        same_likeliest=float((expected.argmax(-1) == found.argmax(-1)).float().mean()),
         bound=bound,
     )
     if not comparison.relative <= bound:  # written so that NaN fails

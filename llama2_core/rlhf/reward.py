@@ -89,17 +89,13 @@ def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
     return objective
 
 
-def helpfulness_mix(helpfulness: Sequence[Row], safety: Sequence[Row], random_: random.Random) -> list[Row]:
-    """Return all helpfulness rows and as many of the others, drawn uniformly. Llama 2 section 3.2.2."""
-    return [*helpfulness, *random_.sample(list(safety), min(len(safety), len(helpfulness)))]
+def mix(own: Sequence[Row], other: Sequence[Row], other_share: float, random_: random.Random) -> list[Row]:
+    """Return all rows of a model's own domain, and uniformly drawn others for at most this share of the whole.
 
-
-def safety_mix(
-    helpfulness: Sequence[Row], safety: Sequence[Row], helpfulness_share: float, random_: random.Random
-) -> list[Row]:
-    """Return all safety rows and helpfulness rows for a share of the whole: 10% in Llama 2 section 3.2.2."""
-    wanted = int(len(safety) * helpfulness_share / (1 - helpfulness_share))
-    return [*safety, *random_.sample(list(helpfulness), min(len(helpfulness), wanted))]
+    Llama 2 section 3.2.2: half for the helpfulness model, a tenth for the safety model.
+    """
+    wanted = round(len(own) * other_share / (1 - other_share))
+    return [*own, *random_.sample(list(other), min(len(other), wanted))]
 
 
 @torch.inference_mode()

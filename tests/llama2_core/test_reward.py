@@ -16,12 +16,11 @@ from llama2_core.rlhf.reward import (
     MARGINS,
     Pair,
     combined_score,
-    helpfulness_mix,
+    mix,
     pair_batch,
     ranking_loss,
     reward_objective,
     safety_auxiliary_loss,
-    safety_mix,
     score_rows,
     whitened_logit,
 )
@@ -87,11 +86,12 @@ def test_whitened_logit_has_mean_zero_and_deviation_one() -> None:
 
 def test_mixes_are_the_papers() -> None:
     helpful, safe = [f"h{i}" for i in range(90)], [f"s{i}" for i in range(90)]
-    mix = helpfulness_mix(helpful, safe[:30], random.Random(0))
-    assert sum(row[0] == "h" for row in mix) == 90
-    assert len(mix) == 120
-    mix = safety_mix(helpful, safe, 0.1, random.Random(0))
-    assert sum(row[0] == "h" for row in mix) / len(mix) == pytest.approx(0.1)
+    of_helpfulness = mix(helpful, safe[:30], 0.5, random.Random(0))
+    assert sum(row[0] == "h" for row in of_helpfulness) == 90
+    assert len(of_helpfulness) == 120, "as many others as there are"
+    of_safety = mix(safe, helpful, 0.1, random.Random(0))
+    assert sum(row[0] == "h" for row in of_safety) / len(of_safety) == pytest.approx(0.1)
+    assert mix(safe, helpful, 0.0, random.Random(0)) == safe
 
 
 def test_a_reward_model_overfits_a_batch(config: ModelConfig) -> None:

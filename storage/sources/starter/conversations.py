@@ -6,6 +6,9 @@ import yaml
 
 from storage.sources.starter.packages import package_files
 
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""LibYAML's where PyYAML was built with it: ten times as fast."""
+
 TOPICS = [
     "ai",
     "botprofile",
@@ -36,5 +39,5 @@ SHA256 = "905a1d222567d5d83f9c7eb99789fac9dc1e6546291f06a367590022dacbf67c"
 def conversations() -> Iterator[tuple[str, list[str]]]:
     """Yield (topic, turns); the user has the first turn and the sides alternate."""
     for topic, file in zip(TOPICS, package_files("chatterbot-corpus", FILES, SHA256), strict=True):
-        for turns in yaml.safe_load(file.read_text(encoding="utf-8"))["conversations"]:
+        for turns in yaml.load(file.read_text(encoding="utf-8"), Loader)["conversations"]:
             yield topic, [turn.strip() for turn in turns]

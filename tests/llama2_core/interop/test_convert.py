@@ -36,6 +36,7 @@ def test_every_format_is_told_and_lossless(to, make: Callable[..., Path], tmp_pa
     comparison = convert(make(), tmp_path / "out", to)
     assert detect(tmp_path / "out") == to
     assert (comparison.largest, comparison.relative, comparison.bound) == (0, 0, 0)
+    assert comparison.same_likeliest == 1
     assert not (tmp_path / "out.partial").exists()
 
 
