@@ -12,6 +12,8 @@ from llama2_core.errors import ConfigError, DataError
 
 SAMPLE_BYTES = 200_000_000
 """Most text that a trainer is given, unless it is told otherwise."""
+SENTENCE_BYTES = 200
+"""What Python keeps around each sentence of a sample."""
 
 
 class Tokenizer:
@@ -29,9 +31,12 @@ class Tokenizer:
         if not path.is_file():
             raise DataError(f"{path}: no tokenizer model here")
         try:
-            return cls(path.read_bytes())
+            tokenizer = cls(path.read_bytes())
         except RuntimeError as error:
             raise DataError(f"{path}: not a SentencePiece model; copy it again") from error
+        if not tokenizer.vocab_size:
+            raise DataError(f"{path}: has no pieces, expected 1 at least; copy it again")
+        return tokenizer
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """Encode text, never reading `<s>` in it as a control token, and add BOS or EOS on request."""
@@ -47,19 +52,19 @@ class Tokenizer:
 
 
 def hashed_sample(sentences: Iterable[str], most_bytes: int) -> list[str]:
-    """Return the sentences of lowest hash that fit in `most_bytes` of UTF-8, in their order; all, if they fit.
+    """Return the sentences of lowest hash that fit in `most_bytes`, in their order; all, if they fit.
 
-    Which are kept depends on the set of sentences only, so neither order nor sharding matters.
+    A sentence counts as its UTF-8 and SENTENCE_BYTES; empty ones are left out. Which are kept depends on the set of sentences only, so neither order nor sharding matters.
     """
     kept: list[tuple[int, int, str]] = []  # a heap with the highest hash on top
     total = 0
-    for place, sentence in enumerate(sentences):
+    for place, sentence in enumerate(filter(None, sentences)):
         text = sentence.encode()
         rank = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
         heapq.heappush(kept, (-rank, place, sentence))
-        total += len(text)
+        total += len(text) + SENTENCE_BYTES
         while total > most_bytes:
-            total -= len(heapq.heappop(kept)[2].encode())
+            total -= len(heapq.heappop(kept)[2].encode()) + SENTENCE_BYTES
     return [sentence for _, _, sentence in sorted(kept, key=lambda item: item[1])]
 
 
