@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 import webbrowser
 from pathlib import Path
@@ -52,10 +53,11 @@ def run(
             raise typer.Exit(130) from None
         finally:
             APILogHandler().flush()
+    command = "llama2" if shutil.which("llama2") else sys.argv[0]  # what can be typed, venv active or not
     console.print(
         f"\n[bold green]Done.[/] The report: [bold]{page}[/]\n"
-        f"  chat        llama2 chat --home {home}\n"
-        f"  preferences llama2 sql --home {home} 'select grade, count(*) from comparisons group by all'\n"
+        f"  chat        {command} chat --home {home}\n"
+        f"  preferences {command} sql --home {home} 'select grade, count(*) from comparisons group by all'\n"
         f"  MLflow and Prefect   make serve, then http://127.0.0.1:5000 and http://127.0.0.1:4200"
     )
     if console.is_terminal and (

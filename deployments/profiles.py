@@ -59,7 +59,10 @@ def apply(values: dict[str, Any], change: str) -> None:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
             raise ConfigError(f"--set {change!r}: {key} is a value, not a group of fields")
-    values[keys[-1]] = yaml.safe_load(text)
+    try:
+        values[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change!r}: the value is not readable as YAML: {error}") from error
 
 
 def field_path(location: tuple[int | str, ...]) -> str:

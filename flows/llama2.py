@@ -8,6 +8,7 @@ from flows.pretrain import pretrain
 from flows.reward import comparisons, reward
 from flows.rlhf import ppo, rejection
 from flows.sft import dialogs, sft
+from llama2_core.seeding import derive_seed
 from tasks.evaluate import gate
 from tasks.pipeline import finish_run, tracked_run
 from tasks.recipes import EvaluationRecipe, Llama2Recipe
@@ -33,7 +34,8 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     base = pretrain(recipe.pretrain, shards, vocabulary, seed, runtime)
 
     chat = sft(recipe.sft, base, talk, seed, runtime)
-    variant = sft(recipe.sft_variant, base, talk, seed + 1, runtime, "SFT variant")
+    variant_seed = derive_seed(seed, "sft variant")
+    variant = sft(recipe.sft_variant, base, talk, variant_seed, runtime, "SFT variant")
 
     def judges(model: str, batches: list[str]) -> dict[str, str]:
         """Train both reward models on all comparisons so far."""
@@ -70,6 +72,7 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
         "tokens": shards,
         "dialogs": talk,
         **models,
+        "sft variant": variant,
         "comparisons 1": first,
         "comparisons 2": second,
         **{f"{domain} reward model 1": name for domain, name in early.items()},

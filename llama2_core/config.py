@@ -138,7 +138,7 @@ class SamplingConfig(Record):
     """Most tokens to choose among."""
     max_new_tokens: Positive = 256
     """Longest response."""
-    stop: tuple[str, ...] = ()
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Texts that end a response when they appear in it."""
 
 
@@ -193,6 +193,9 @@ class PPOConfig(Record):
     """KL penalty beta. Llama 2: 0.01 for 7B and 13B, 0.005 for 34B and 70B."""
     safety_threshold: Share = 0.15
     """Below this safety score the safety model rules. Llama 2: 0.15."""
+    logit_eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    """Scores come no nearer to 0 or 1 than this before the logit, or the surer reward model outshouts the other. Not
+    published."""
     gamma: Share = 1.0
     """Discount. Not published."""
     gae_lambda: Share = 0.95
@@ -205,3 +208,11 @@ class PPOConfig(Record):
     """Iterations between looks at the held-out prompts, which decide when to stop. Not published."""
     patience: Positive = 3
     """Looks without a better held-out objective before stopping. Not published."""
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_rows % self.mini_batch_rows:
+            raise ValueError(
+                f"batch_rows {self.batch_rows} is not a multiple of mini_batch_rows {self.mini_batch_rows}"
+            )
+        return self

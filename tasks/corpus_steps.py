@@ -104,8 +104,10 @@ def _content(source: SourceRecipe) -> str:
             return files.files_digest(paths)
         case StarterSource(name="wikipedia-en" | "wikipedia-bg" as name):
             return wikipedia.DUMPS[name.removeprefix("wikipedia-")][1]
+        case StarterSource(name="python-docs"):
+            return python_docs.topics_digest()
         case _:
-            return f"Python {python_docs.PYTHON_VERSION}"
+            return python_docs.docstrings_digest()
 
 
 def _texts(source: SourceRecipe) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.chat import Dialog, assistant, user
 from llama2_core.errors import DataError
 from llama2_core.seeding import derive_seed
+from storage.disk import content_digest
 from storage.schemas import DEMONSTRATIONS, PROMPTS, write_table
 from storage.sources.starter import arithmetic, safety
 from storage.sources.starter.conversations import conversations
@@ -44,7 +45,7 @@ Prompt = TypeVar("Prompt", safety.UnsafePrompt, safety.BorderlinePrompt)
 @task(name="dialogs", task_run_name="dialogs", cache_policy=NO_CACHE)
 def dialogs(recipe: DialogsRecipe, seed: int, runtime: Runtime) -> str:
     """Write demonstrations of mixed quality, prompts for RLHF, held-out prompts, multiple choice."""
-    job = Job("dialogs", "dialogs", recipe, seed)
+    job = Job("dialogs", "dialogs", recipe, seed, inputs={"acts": content_digest(safety.ACTS)})
     return build(job, runtime, lambda directory: write_dialogs(recipe, seed, directory))
 
 

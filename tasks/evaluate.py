@@ -1,6 +1,7 @@
 """Examination of checkpoints, side-by-side comparison, and the gate. Llama 2 section 3.4."""
 
 from pathlib import Path
+from typing import Literal
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -32,7 +33,7 @@ def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> s
             f"{stage} over {other}": compare(scores[stage], scores[other])
             for stage, other in (("rejection", "sft"), ("ppo", "sft"), ("ppo", "rejection"))
         }
-        kept = "ppo" if rates["ppo over rejection"]["low"] >= recipe.least_win_rate else "rejection"
+        kept = better(rates["ppo over rejection"], recipe)
         return {"win_rates": rates, "champion": kept, "final over sft": rates[f"{kept} over sft"]}
 
     name = build(Job("gate", "verdict", recipe, parents=evaluations), runtime, work)
@@ -40,6 +41,12 @@ def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> s
         key="scores", table=score_table(evaluations, runtime), description="Scores by stage"
     )
     return name
+
+
+def better(ppo_over_rejection: dict[str, float], recipe: GateRecipe) -> Literal["ppo", "rejection"]:
+    """Return the preferred of the two; a tie, or a doubt greater than the recipe allows, keeps the older."""
+    wins = ppo_over_rejection["value"] > 0.5 and ppo_over_rejection["low"] >= recipe.least_win_rate
+    return "ppo" if wins else "rejection"
 
 
 def judged(evaluation: str, runtime: Runtime) -> dict[str, float]:

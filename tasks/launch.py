@@ -26,22 +26,25 @@ from tasks.runtime import Runtime
 from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
-    "corpus": 1,
+    "corpus": 2,
     "tokenizer": 2,
     "tokens": 1,
-    "dialogs": 5,
+    "dialogs": 6,
     "base": 2,
-    "chat": 2,
-    "comparisons": 2,
+    "chat": 3,
+    "comparisons": 3,
     "reward": 2,
-    "samples": 2,
+    "samples": 3,
     "ppo": 3,
-    "evaluation": 3,
-    "verdict": 1,
+    "evaluation": 4,
+    "verdict": 2,
 }
 """Raised by one when a change of code changes what a kind holds."""
 
 JOB, METRICS = "job.json", "metrics.jsonl"
+POLL_SECONDS = 0.2
+TELL_SECONDS = 5.0
+"""MLflow is told of curves in batches: a write takes a core from the worker for 50 ms."""
 TAIL_CHARACTERS = 2000
 
 Work = Callable[[Path], dict[str, Any]]
@@ -175,19 +178,22 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
     tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
-    started = time.monotonic()
+    untold: list[dict[str, Any]] = []
+    due = 0.0
     with at_work(directory, job.processes, runtime.threads) as worker, _bar() as bar:
         line = bar.add_task(job.label, total=None)
         while True:
             status = worker.status()
             rows = tail.new_rows()
             if rows:
-                tracking.log_curve(run_id, rows)
                 bar.update(line, completed=rows[-1]["step"], total=rows[-1].get("of"))
+                untold += rows
+            if untold and (status is not None or time.monotonic() > due):
+                tracking.log_curve(run_id, untold)
+                untold, due = [], time.monotonic() + TELL_SECONDS
             if status is not None:
                 break
-            # the longer a stage takes, the less often we look: a look takes the worker's second core from it
-            time.sleep(min(2.0, max(0.05, (time.monotonic() - started) / 20)))
+            time.sleep(POLL_SECONDS)
     if status != 0:
         log = directory / LOG
         last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"

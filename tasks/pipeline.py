@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
 from storage.artifacts import digest_of
+from storage.disk import atomic_write
 from tasks.launch import find, flat_numbers, tracker
 from tasks.recipes import Llama2Recipe
 from tasks.runtime import Runtime
@@ -33,13 +35,35 @@ def start_run(recipe: Llama2Recipe, runtime: Runtime) -> Runtime:
     tracking = tracker(runtime)
     facts = recipe.model_dump(mode="json")
     key = digest_of("pipeline", 1, facts, {})
-    command = f"llama2 run --set recipe.seed={recipe.seed}"
-    tags = {"llama2.kind": "pipeline", "llama2.digest": key, "mlflow.note.content": f"`{command}`"}
+    note = f"`{command(runtime)}`"
+    tags = {"llama2.kind": "pipeline", "llama2.digest": key, "mlflow.note.content": note}
     run_id = tracking.start(f"llama2 seed {recipe.seed}", key, tags)
     tracking.log_params(run_id, facts)
+    tracking.log_file(run_id, write_profile(recipe, runtime))
     address = runtime.mlflow_address + tracking.run_path(run_id)
     create_link_artifact(key="mlflow-run", link=address, link_text="this run in MLflow")
     return runtime.model_copy(update={"parent_run": run_id})
+
+
+def command(runtime: Runtime) -> str:
+    """Return what makes this run's artifacts again: `llama2 run` with the profile that `write_profile` keeps."""
+    return f"llama2 run --profile {profile_path(runtime)}"
+
+
+def profile_path(runtime: Runtime) -> Path:
+    return runtime.home / "report" / "profile.yaml"
+
+
+def write_profile(recipe: Llama2Recipe, runtime: Runtime) -> Path:
+    """Keep all that was set, by profile, command or form, as one profile."""
+    path = profile_path(runtime)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    profile = {
+        "recipe": recipe.model_dump(mode="json"),
+        "runtime": runtime.model_dump(mode="json", exclude={"parent_run"}),
+    }
+    atomic_write(path, yaml.safe_dump(profile, sort_keys=False).encode())
+    return path
 
 
 @task(name="finish run", task_run_name="finish run", cache_policy=NO_CACHE)

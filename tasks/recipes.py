@@ -58,6 +58,13 @@ class TokensRecipe(Record):
     validation_rows: Positive = 64
     """Rows of prose kept for the validation loss."""
 
+    @model_validator(mode="after")
+    def _shares_are_the_whole(self) -> Self:
+        total = self.prose_share + self.problem_share + self.fact_share
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"prose_share, problem_share and fact_share add up to {total:g}, expected 1")
+        return self
+
 
 class PretrainRecipe(Record):
     """The base model. Llama 2 section 2.2."""
@@ -163,6 +170,8 @@ class RejectionRecipe(Record):
     """Prompts sampled."""
     temperatures: tuple[PositiveFloat, ...] = (0.8, 1.0)
     """Cycled over the K samples. Llama 2 finds 1.2 to 1.3 best."""
+    safety_threshold: Share = 0.15
+    """Below this safety score the safety model rules. Llama 2: 0.15."""
     sampling: SamplingRecipe = SamplingRecipe()
     """Answers."""
 
@@ -196,7 +205,8 @@ class EvaluationRecipe(Record):
 
 
 class GateRecipe(Record):
-    """When a PPO model replaces the rejection-sampling model it came from."""
+    """When a PPO model replaces the rejection-sampling model it came from: win + tie / 2 above a half, and surely not
+    far below."""
 
     least_win_rate: Share = 0.45
     """The lower 95% bound of win + tie / 2 must reach this."""
@@ -212,7 +222,7 @@ class RLHFRecipe(Record):
     helpfulness: RewardRecipe = RewardRecipe()
     """Helpfulness reward model."""
     safety: RewardRecipe = RewardRecipe(
-        domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0), epochs=2
+        domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0)
     )
     """Safety reward model."""
     rejection: RejectionRecipe = RejectionRecipe()
@@ -248,3 +258,17 @@ class Llama2Recipe(Record):
     """Preferences, reward models, rejection sampling, PPO."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
     """Examination of every checkpoint."""
+
+    @model_validator(mode="after")
+    def _stages_fit_together(self) -> Self:
+        model = self.pretrain.model
+        if model.vocab_size != self.tokenizer.vocab_size:
+            raise ValueError(
+                f"pretrain.model.vocab_size is {model.vocab_size}, tokenizer.vocab_size {self.tokenizer.vocab_size}"
+            )
+        if self.tokens.row_tokens - 1 > model.max_seq_len:
+            raise ValueError(
+                f"tokens.row_tokens is {self.tokens.row_tokens}: pretrain.model.max_seq_len {model.max_seq_len} "
+                f"takes {model.max_seq_len + 1} at most"
+            )
+        return self

@@ -9,6 +9,7 @@ from storage.metrics import read_metrics
 from storage.schemas import RESPONSES, read_table
 from tasks.evaluate import score_table
 from tasks.launch import find
+from tasks.pipeline import command
 from tasks.recipes import Llama2Recipe
 from tasks.runtime import Runtime
 
@@ -77,7 +78,7 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
     }
     evaluations = {stage: artifacts[f"evaluation of {stage}"] for stage in MODELS}
     return ReportFacts(
-        command=f"llama2 run --set recipe.seed={recipe.seed}",
+        command=command(runtime),
         seed=recipe.seed,
         stages=facts,
         scores=score_table({s: f"{a.kind}/{a.digest}" for s, a in evaluations.items()}, runtime),

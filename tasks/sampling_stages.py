@@ -6,12 +6,12 @@ Work goes in chunks of prompts; a finished chunk is a file below checkpoints/, s
 import json
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from llama2_core.chat import TAGS, user
+from llama2_core.chat import TAGS, encode_prompt, user
 from llama2_core.completion import until_stop
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
@@ -31,7 +31,6 @@ from tasks.stage import Stage
 from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
 
 CHUNK = 256
-SAFETY_THRESHOLD = 0.15
 
 
 def in_chunks(
@@ -116,8 +115,13 @@ def _compare(stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: st
         "rejected_safe": safe[rejected],
         "annotator": annotator.NAME,
         "turns": (len(prompt.dialog) + 1) // 2,
-        "held_out": random_.random() < recipe.held_out_share,
+        "held_out": is_held_out(stage.seed, prompt, recipe.held_out_share),
     }
+
+
+def is_held_out(seed: int, prompt: Prompt, share: float) -> bool:
+    """Tell whether comparisons of this prompt test the reward models: in every batch alike, or none is new to them."""
+    return random.Random(derive_seed(seed, "held out", prompt.id)).random() < share
 
 
 def samples(stage: Stage) -> dict:
@@ -137,7 +141,8 @@ def samples(stage: Stage) -> dict:
             for p, k in drawn
         ]
         answers = sample(stage, model, tokenizer, asks)
-        scores = score_answers(helpfulness, safety, [p for p, _ in drawn], answers, tokenizer)
+        asked = [prompt for prompt, _ in drawn]
+        scores = score_answers(helpfulness, safety, asked, answers, tokenizer, recipe.safety_threshold)
         best = select_best(scores["reward"].reshape(-1, recipe.samples))
         return [
             {
@@ -173,13 +178,14 @@ def score_answers(
     prompts: Sequence[Prompt],
     answers: Sequence[str],
     tokenizer: Tokenizer,
+    safety_threshold: float,
 ) -> dict[str, np.ndarray]:
     """Return helpfulness, safety and combined reward R_c of each answer, all in (0, 1)."""
     limit = helpfulness.config.max_seq_len
     rows = [encode_answer(p.dialog, a, tokenizer)[:limit] for p, a in zip(prompts, answers, strict=True)]
     helpful, safe = (torch.tensor(score_rows(model, rows)) for model in (helpfulness, safety))
     tagged = torch.tensor([prompt.safety for prompt in prompts])
-    combined = combined_score(helpful, safe, tagged, SAFETY_THRESHOLD)
+    combined = combined_score(helpful, safe, tagged, safety_threshold)
     scores = {"helpfulness": helpful.sigmoid(), "safety": safe.sigmoid(), "reward": combined}
     return {name: values.numpy() for name, values in scores.items()}
 
@@ -193,9 +199,9 @@ def evaluation(stage: Stage) -> dict:
         prompts = [prompt for prompt in prompts if prompt.kind == "problem"]
 
     def work(chunk: Sequence[Prompt]) -> list[dict]:
-        judged = _answer(stage, recipe, model, tokenizer, chunk, recipe.sampling.temperature)
+        judged = _answer(stage, recipe, model, tokenizer, chunk, "side by side")
         problems = [prompt for prompt in chunk if prompt.kind == "problem"]
-        return judged + (_answer(stage, recipe, model, tokenizer, problems, 0.0) if problems else [])
+        return judged + (_answer(stage, recipe, model, tokenizer, problems, "problems") if problems else [])
 
     rows = in_chunks(stage, prompts, work)
     write_table(stage.directory / "responses.parquet", rows, RESPONSES)
@@ -228,10 +234,10 @@ def _answer(
     model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    temperature: float,
+    suite: Literal["problems", "side by side"],
 ) -> list[dict]:
-    suite = "problems" if temperature == 0 else "side by side"
-    config = recipe.sampling.model_copy(update={"temperature": temperature})
+    greedy = {"temperature": 0.0} if suite == "problems" else {}
+    config = recipe.sampling.model_copy(update=greedy)
     asks = [
         Request(_context(recipe, p, tokenizer), derive_seed(stage.seed, "evaluate", p.id), config)
         for p in prompts
@@ -259,8 +265,13 @@ def _answer(
 
 def _context(recipe: EvaluationRecipe, prompt: Prompt, tokenizer: Tokenizer) -> list[int]:
     if recipe.prompt_format == "completion":
-        return tokenizer.encode(f"Question: {prompt.dialog[-1].content}\nAnswer:", bos=True)
+        return _question(prompt.dialog[-1].content, tokenizer)
     return prompt.tokens
+
+
+def _question(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Encode a question as a base model has met them in pretraining."""
+    return tokenizer.encode(f"Question: {text}\nAnswer:", bos=True)
 
 
 def _multiple_choice(
@@ -272,9 +283,9 @@ def _multiple_choice(
     for question in questions:
         text = f"What does {question['word']!r} mean?"
         if recipe.prompt_format == "chat":
-            context = tokenizer.encode(f"[INST] {user(text).content} [/INST]", bos=True)
+            context = encode_prompt([user(text)], tokenizer)
         else:
-            context = tokenizer.encode(f"Question: {text}\nAnswer:", bos=True)
+            context = _question(text, tokenizer)
         room = model.config.max_seq_len - len(context)
         pairs += [(context, tokenizer.encode(choice)[:room]) for choice in question["choices"]]
     logprobs = completion_logprobs(model, pairs)

@@ -185,8 +185,9 @@ def proximal(stage: Stage) -> dict:
     def look(iteration: int) -> bool:
         rollout, is_safety = _sample(stage, recipe, policy, watched, tokenizer, -1)
         _, metrics = judge(model, judges, rollout, is_safety, recipe.ppo)
-        if looks.record(iteration, metrics):
+        if looks.would_be_best(metrics):  # saved before it is on record: a kill in between repeats the look
             checkpoint.save_model(stage.directory, policy, tokenizer)
+        looks.record(iteration, metrics)
         return looks.since_best() < recipe.ppo.patience
 
     if not looks.rows:
@@ -196,7 +197,7 @@ def proximal(stage: Stage) -> dict:
     for report in iterations if looks.since_best() < recipe.ppo.patience else ():
         row = {"step": report.iteration, "of": recipe.ppo.iterations, **report.metrics}
         goes_on = True
-        if report.iteration % recipe.ppo.evaluate_every == 0:
+        if report.iteration % recipe.ppo.evaluate_every == 0 or report.iteration == recipe.ppo.iterations:
             goes_on = look(report.iteration)
             row |= {
                 f"held_out_{name}": value for name, value in looks.rows[-1].items() if name != "iteration"
@@ -233,13 +234,14 @@ class Looks:
         for row in read_metrics(self._path):
             self.rows.append({"iteration": row.pop("step"), **row})
 
-    def record(self, iteration: int, metrics: dict[str, float]) -> bool:
-        """Add a look; return whether it is the best so far."""
+    def would_be_best(self, metrics: dict[str, float]) -> bool:
+        return not self.rows or metrics["objective"] > self.best()["objective"]
+
+    def record(self, iteration: int, metrics: dict[str, float]) -> None:
         names = ("objective", "reward", "kl", "helpfulness", "safety")
-        row = {"iteration": iteration, **{name: metrics[name] for name in names}}
-        self._log.append({"step": iteration, **{name: metrics[name] for name in names}})
-        self.rows.append(row)
-        return self.best() is row
+        seen = {name: metrics[name] for name in names}
+        self._log.append({"step": iteration, **seen})
+        self.rows.append({"iteration": iteration, **seen})
 
     def best(self) -> dict[str, float]:
         return max(self.rows, key=lambda row: row["objective"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import sampling_stages, training_stages
@@ -56,6 +57,7 @@ def perform(directory: Path) -> None:
     job = json.loads((directory / "job.json").read_text())
     torch.set_num_threads(job["settings"]["threads"])
     distributed.start()
+    seed_everything(derive_seed(job["seed"], job["kind"], "torch", distributed.rank()))
     stage = Stage(
         directory=directory,
         recipe=job["recipe"],

@@ -181,10 +181,10 @@ def judge(
     said = consult(model, judges, rollout, config.temperature, config.micro_rows)
     combined = combined_score(said.helpfulness, said.safety, is_safety, config.safety_threshold)
     kl = said.logprobs - said.reference
-    rewards = token_rewards(whitened_logit(combined), kl, mask, config.kl_coef)
+    rewards = token_rewards(whitened_logit(combined, config.logit_eps), kl, mask, config.kl_coef)
     advantages, returns = generalised_advantages(rewards, said.values, mask, config.gamma, config.gae_lambda)
     row_kl = (kl * mask).sum(1)
-    logits = torch.logit(combined, eps=1e-6)
+    logits = torch.logit(combined, eps=config.logit_eps)
     metrics = {
         "reward": combined.mean().item(),
         "reward_logit": logits.mean().item(),

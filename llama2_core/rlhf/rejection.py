@@ -1,6 +1,7 @@
 """Rejection sampling: of K samples a prompt, the one with the best reward becomes the target. Llama 2 section 3.2.3."""
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 
@@ -11,20 +12,30 @@ def select_best(rewards: np.ndarray) -> np.ndarray:
 
 
 def reward_curve(rewards: np.ndarray, counts: Sequence[int]) -> list[dict[str, float]]:
-    """Return the mean over prompts of the expected maximum and the median of n samples (Llama 2 Figure 7).
+    """Return the mean over prompts of the expected maximum and median of n samples (Llama 2 Figure 7).
 
-    The expected maximum of n of the K samples, drawn without replacement, is exact:
-    the i-th smallest (1-based) is the maximum of C(i - 1, n - 1) of the C(K, n) subsets.
+    Both are exact, over all ways to draw n of the K samples without replacement.
     """
-    ordered = np.sort(rewards, axis=1)
+    ordered = np.sort(rewards, axis=1).mean(axis=0)
     samples = rewards.shape[1]
-    curve = []
-    for n in counts:
-        shares = np.zeros(samples)
-        shares[n - 1] = 1.0
-        for i in range(n, samples):
-            shares[i] = shares[i - 1] * i / (i - n + 1)
-        shares /= shares.sum()
-        median = float(np.median(ordered, axis=1).mean())
-        curve.append({"n": float(n), "maximum": float((ordered @ shares).mean()), "median": median})
-    return curve
+
+    def expected(rank: int, n: int) -> float:
+        return float(ordered @ rank_shares(samples, n, rank))
+
+    return [
+        {
+            "n": float(n),
+            "maximum": expected(n, n),
+            "median": (expected((n + 1) // 2, n) + expected(n // 2 + 1, n)) / 2,
+        }
+        for n in counts
+    ]
+
+
+def rank_shares(samples: int, n: int, rank: int) -> np.ndarray:
+    """Return how often each of the ordered samples is the rank-th smallest (from 1) of n of them, [samples].
+
+    The i-th smallest is so in C(i - 1, rank - 1) C(samples - i, n - rank) of the C(samples, n) subsets.
+    """
+    ways = [comb(i, rank - 1) * comb(samples - 1 - i, n - rank) for i in range(samples)]
+    return np.array(ways) / comb(samples, n)

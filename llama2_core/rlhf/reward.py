@@ -120,7 +120,10 @@ def combined_score(helpfulness: Tensor, safety: Tensor, is_safety: Tensor, thres
     return torch.where(is_safety | (safe < threshold), safe, helpful)
 
 
-def whitened_logit(score: Tensor) -> Tensor:
-    """Return whiten(logit(R_c)) over the batch [B]: zero mean, unit deviation. Llama 2 section 3.2.3."""
-    logits = torch.logit(score, eps=1e-6)
+def whitened_logit(score: Tensor, eps: float) -> Tensor:
+    """Return whiten(logit(R_c)) over the batch [B]: zero mean, unit deviation. Llama 2 section 3.2.3.
+
+    Scores are clipped to [eps, 1 - eps] first.
+    """
+    logits = torch.logit(score, eps=eps)
     return (logits - logits.mean()) / (logits.std(unbiased=False) + 1e-8)

@@ -25,6 +25,14 @@ def test_a_change_is_applied() -> None:
         ("recipe.sede=3", r"laptop.yaml.*\n  recipe.sede: Extra inputs"),
         ("recipe.pretrain.loop.steps=many", r"recipe.pretrain.loop.steps: .*integer.*'many'"),
         ("recipe.pretrain.loop.steps=0", r"recipe.pretrain.loop.steps: .*greater than 0"),
+        (
+            "recipe.rlhf.ppo.ppo.batch_rows=100",
+            "recipe.rlhf.ppo.ppo: .*100 is not a multiple of mini_batch_rows 64",
+        ),
+        ("recipe.tokens.prose_share=0.5", r"recipe.tokens: .*add up to 1.25, expected 1"),
+        ("recipe.tokens.row_tokens=200", r"recipe: .*row_tokens is 200: .*max_seq_len 128 takes 129"),
+        ("recipe.tokenizer.vocab_size=2000", r"recipe: .*vocab_size is 1024, tokenizer.vocab_size 2000"),
+        ("recipe.seed=[", r"--set 'recipe.seed=\['"),
         ("recipe.seed", "expected path=value"),
         ("recipe.seed.x=1", "seed is a value"),
     ],
@@ -41,6 +49,9 @@ def test_a_file_that_is_not_a_profile(tmp_path: Path) -> None:
         load_profile(str(path), [])
     path.write_bytes(b"recipe: \xff\xfe")
     with pytest.raises(ConfigError, match=r"mine.yaml: not readable"):
+        load_profile(str(path), [])
+    path.write_text("recipe: {sft: {epoch: 3}}\n")
+    with pytest.raises(ConfigError, match=r"mine.yaml(.|\n)*recipe.sft.epoch: Extra inputs"):
         load_profile(str(path), [])
     with pytest.raises(ConfigError, match="no such profile; there are ci, laptop"):
         load_profile("desktop", [])

@@ -120,9 +120,16 @@ def test_mlflow_has_one_parent_and_a_child_a_stage(home: Path) -> None:
     assert "ppo/problems/value" in parents[0].data.metrics
 
 
-def test_a_second_run_finds_everything_and_an_unbroken_one_agrees(home: Path, tmp_path: Path) -> None:
+def test_the_kept_profile_finds_everything_and_an_unbroken_one_agrees(home: Path, tmp_path: Path) -> None:
     before = {artifact.name for artifact in Store(home / "artifacts").artifacts()}
-    again = run(home)
+    profile = ["run", "--profile", str(home / "report" / "profile.yaml")]
+    again = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", *profile],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=500,
+    )
     assert again.returncode == 0, again.stderr[-2000:]
     assert {artifact.name for artifact in Store(home / "artifacts").artifacts()} == before
     unbroken = run(tmp_path / "var")

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -80,8 +81,14 @@ def test_the_safety_model_rules_safety_prompts_and_unsafe_answers() -> None:
 
 
 def test_whitened_logit_has_mean_zero_and_deviation_one() -> None:
-    white = whitened_logit(torch.tensor([0.5, 0.731059, 0.268941]))  # logits 0, 1, -1
+    white = whitened_logit(torch.tensor([0.5, 0.731059, 0.268941]), 0.01)  # logits 0, 1, -1
     assert white.tolist() == pytest.approx([0, 1.224745, -1.224745], abs=1e-4)
+
+
+def test_no_score_is_nearer_to_0_or_1_than_eps() -> None:
+    assert whitened_logit(torch.tensor([1e-9, 0.999999]), 0.01).tolist() == pytest.approx([-1, 1])
+    nearly = whitened_logit(torch.tensor([0.0, 0.01, 0.5, 0.99]), 0.01)
+    assert nearly[0] == nearly[1]
 
 
 def test_mixes_are_the_papers() -> None:
@@ -124,10 +131,18 @@ def test_rejection_keeps_the_best() -> None:
 
 
 def test_expected_maximum_by_hand() -> None:
-    """Of {1, 2, 3}: two drawn have maxima 2, 3, 3."""
-    curve = reward_curve(np.array([[3.0, 1.0, 2.0]]), [1, 2, 3])
-    assert [row["maximum"] for row in curve] == pytest.approx([2, 8 / 3, 3])
-    assert {row["median"] for row in curve} == {2.0}
+    """Of {1, 2, 6}: two drawn have maxima 2, 6, 6 and medians 1.5, 3.5, 4; one is its own maximum and median."""
+    curve = reward_curve(np.array([[6.0, 1.0, 2.0]]), [1, 2, 3])
+    assert [row["maximum"] for row in curve] == pytest.approx([3, 14 / 3, 6])
+    assert [row["median"] for row in curve] == pytest.approx([3, 3, 2])
+
+
+def test_the_reward_curve_equals_drawing_every_subset() -> None:
+    rewards = np.random.default_rng(0).normal(size=(5, 6))
+    for row in reward_curve(rewards, range(1, 7)):
+        subsets = [rewards[:, list(some)] for some in combinations(range(6), int(row["n"]))]
+        assert row["maximum"] == pytest.approx(np.mean([s.max(axis=1).mean() for s in subsets]))
+        assert row["median"] == pytest.approx(np.mean([np.median(s, axis=1).mean() for s in subsets]))
 
 
 def test_logsigmoid_convention() -> None:

@@ -1,18 +1,17 @@
 """The Python language reference and the standard library's docstrings, from the running Python itself.
 
 The text is the Python Software Foundation's (PSF licence) and differs a little from version to version, so
-it has no fixed hash; `PYTHON_VERSION` names what was read. Sources are parsed, never imported.
+there is no hash that it must have: `topics_digest` and `docstrings_digest` name what was read. Sources are parsed,
+never imported.
 """
 
 import ast
-import platform
+import hashlib
 import re
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics as reference_topics
-
-PYTHON_VERSION = platform.python_version()
 
 MODULES = """
     abc argparse ast asyncio base64 bdb bisect bz2 calendar cmd code codecs codeop collections compileall
@@ -43,15 +42,32 @@ def topics() -> Iterator[tuple[str, str]]:
             yield f"{topic}/{number}", f"{title}\n\n{body.strip()}"
 
 
+def topics_digest() -> str:
+    return hashlib.sha256(repr(sorted(reference_topics.items())).encode()).hexdigest()
+
+
 def docstrings() -> Iterator[tuple[str, str]]:
     """Yield (id, text): one document a module with its functions, one a public class with its methods."""
+    for name, source in _modules():
+        yield from _documents(name, ast.parse(source))
+
+
+def docstrings_digest() -> str:
+    found = hashlib.sha256()
+    for name, source in _modules():
+        found.update(name.encode() + b"\0" + source)
+    return found.hexdigest()
+
+
+def _modules() -> Iterator[tuple[str, bytes]]:
+    """Yield (dotted name, source)."""
     library = Path(sysconfig.get_path("stdlib"))
     for module in MODULES.split():
         root = library / module.replace(".", "/")
         for file in sorted(root.rglob("*.py")) or [root.with_suffix(".py")]:
             if file.is_file() and not {"test", "tests", "__main__.py"} & set(file.parts):
                 name = ".".join(file.relative_to(library).with_suffix("").parts).removesuffix(".__init__")
-                yield from _documents(name, ast.parse(file.read_bytes()))
+                yield name, file.read_bytes()
 
 
 _UNDERLINED = re.compile(r"^(\S.*)\n[*=~^\"-]{3,}\n", re.MULTILINE)
