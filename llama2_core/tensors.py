@@ -78,9 +78,7 @@ def open_safetensors(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(f"{path}: cannot be read as safetensors ({error}); copy it again") from error
     for name, part in slices.items():
         if part.get_dtype() not in DTYPES:
-            raise CheckpointError(
-                f"{path}: tensor {name} is {part.get_dtype()}, expected {', '.join(DTYPES)}"
-            )
+            raise _unknown_dtype(path, name, part.get_dtype())
     return {
         name: LazyTensor(
             tuple(part.get_shape()), DTYPES[part.get_dtype()], path, lambda name=name: file.get_tensor(name)
@@ -103,12 +101,25 @@ def open_pickle(path: Path) -> dict[str, LazyTensor]:
         raise CheckpointError(
             f"{path}: cannot be read as a PyTorch file ({reason}); copy it again"
         ) from error
-    if not isinstance(loaded, dict) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
-        raise CheckpointError(f"{path}: expected a dictionary of tensors by name")
+    if (
+        not isinstance(loaded, dict)
+        or not loaded
+        or not all(isinstance(tensor, Tensor) for tensor in loaded.values())
+    ):
+        raise CheckpointError(f"{path}: expected a dictionary of tensors by name; copy it again")
+    for name, tensor in loaded.items():
+        if tensor.dtype not in DTYPES.values():
+            raise _unknown_dtype(path, name, str(tensor.dtype).removeprefix("torch."))
     return {
         name: LazyTensor(tuple(tensor.shape), tensor.dtype, path, lambda tensor=tensor: tensor)
         for name, tensor in loaded.items()
     }
+
+
+def _unknown_dtype(path: Path, name: str, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path}: tensor {name} is {found}, expected {', '.join(DTYPES)}; save it again as one of them"
+    )
 
 
 def placed(index: Path) -> dict[str, str]:
@@ -116,6 +127,11 @@ def placed(index: Path) -> dict[str, str]:
     placement = read_json(index).get("weight_map")
     if not isinstance(placement, dict):
         raise CheckpointError(f"{index}: has no weight_map; restore the file")
+    for name, file in placement.items():
+        if not isinstance(file, str):
+            raise CheckpointError(
+                f"{index}: weight_map has {file!r} for tensor {name}, expected a file; restore the file"
+            )
     return placement
 
 
@@ -125,7 +141,9 @@ def pick(
     """Return every placed tensor from its shard. Raises CheckpointError naming one that is not there."""
     for name, file in placement.items():
         if name not in shards[file]:
-            raise CheckpointError(f"{directory / file}: tensor {name} is missing, though the index names it")
+            raise CheckpointError(
+                f"{directory / file}: tensor {name} is missing, though the index names it; restore the file"
+            )
     return {name: shards[file][name] for name, file in placement.items()}
 
 

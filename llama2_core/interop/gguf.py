@@ -76,27 +76,40 @@ def read(path: Path) -> OpenModel:
     for field, expected in KIND.items():
         if facts.get(field, expected[0]) not in expected:
             names = " or ".join(map(repr, expected))
-            raise CheckpointError(f"{path}: {field} is {facts[field]!r}, expected {names}")
+            raise CheckpointError(
+                f"{path}: {field} is {facts[field]!r}, expected {names}; only Llama 2's kind is read"
+            )
     tensors: dict[str, LazyTensor] = {t.name: _lazy(gguf, t, path) for t in reader.tensors}
     try:
-        tokenizer = _read_tokenizer(facts)
+        tokenizer = _read_tokenizer(facts, path)
         config = _read_config(facts, tokenizer.vocab_size, "output.weight" not in tensors, path)
     except KeyError as error:
         raise CheckpointError(f"{path}: has no field {error.args[0]}; convert the model again") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: its tokenizer cannot be read: {error}") from error
     ours = {their_name(name): name for name in shapes(config)}
-    return checked(config, tokenizer, {ours.get(name, name): t for name, t in tensors.items()}, path)
+    return checked(
+        config, tokenizer, {ours.get(name, name): t for name, t in tensors.items()}, path, their_name
+    )
 
 
 def _lazy(gguf: ModuleType, tensor: Any, path: Path) -> LazyTensor:
     shape = tuple(reversed(tensor.shape.tolist()))
-    kept = {gguf.GGMLQuantizationType.F16: torch.float16}.get(tensor.tensor_type, torch.float32)
+    kind = tensor.tensor_type
+    kept = torch.float16 if kind == gguf.GGMLQuantizationType.F16 else torch.float32
+    try:
+        gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError as error:
+        raise CheckpointError(
+            f"{path}: tensor {tensor.name} is {kind.name}, expected F32, F16 or a type that the package gguf "
+            "dequantizes; convert the model to one"
+        ) from error
 
     def load() -> torch.Tensor:
         if kept == torch.float16:
             return torch.from_numpy(np.array(tensor.data))
-        return torch.from_numpy(np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type)))
+        values = gguf.quants.dequantize(tensor.data, kind)
+        return torch.from_numpy(np.require(values, requirements="W"))  # a copy of what is mapped only
 
     return LazyTensor(shape, kept, path, load)
 
@@ -104,8 +117,9 @@ def _lazy(gguf: ModuleType, tensor: Any, path: Path) -> LazyTensor:
 def _read_config(facts: Mapping[str, Any], vocab_size: int, tied: bool, path: Path) -> ModelConfig:
     longest, scaling = facts["llama.context_length"], None
     if facts.get("llama.rope.scaling.type") == "linear":
-        factor = facts["llama.rope.scaling.factor"]
-        scaling = {"method": "linear", "factor": factor, "original_seq_len": int(longest / factor)}
+        factor = _shortest(facts["llama.rope.scaling.factor"])
+        original = facts.get("llama.rope.scaling.original_context_length", int(longest / factor))
+        scaling = {"method": "linear", "factor": factor, "original_seq_len": original}
     fields = {
         "vocab_size": vocab_size,
         "dim": facts["llama.embedding_length"],
@@ -126,9 +140,11 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _read_tokenizer(facts: Mapping[str, Any]) -> Tokenizer:
+def _read_tokenizer(facts: Mapping[str, Any], path: Path) -> Tokenizer:
     columns = [facts[f"tokenizer.ggml.{column}"] for column in ("tokens", "scores", "token_type")]
-    return tokenizer_of([Piece(text, score, Kind(kind)) for text, score, kind in zip(*columns, strict=True)])
+    return tokenizer_of(
+        [Piece(text, score, Kind(kind)) for text, score, kind in zip(*columns, strict=True)], path
+    )
 
 
 def write(model: OpenModel, path: Path, quantization: Quantization = "f32") -> None:
@@ -179,10 +195,11 @@ def _add_config(writer: Any, config: ModelConfig, quantization: Quantization) ->
     if config.rope_scaling:
         writer.add_rope_scaling_type(library().RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
+        writer.add_rope_scaling_orig_ctx_len(config.rope_scaling.original_seq_len)
 
 
 def _add_tokenizer(writer: Any, model: OpenModel) -> None:
-    vocabulary = pieces(model.tokenizer)
+    vocabulary = pieces(model.tokenizer, model.file)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([piece.text for piece in vocabulary])

@@ -23,7 +23,6 @@ from llama2_core.tensors import (
     open_pickle,
     pick,
     placed,
-    read_json,
     read_safetensors,
     write_json,
     write_safetensors,
@@ -96,6 +95,8 @@ class Config(BaseModel):
     num_key_value_heads: int | None = None
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-6
+    max_seq_len: int | None = None  # these two are ours: transformers keeps one length of scaled positions
+    original_seq_len: int | None = None
     tie_word_embeddings: bool = False
     rope_theta: float = 10000.0
     rope_parameters: Rope | None = None
@@ -131,22 +132,27 @@ class Config(BaseModel):
             "n_kv_heads": self.num_key_value_heads or self.num_attention_heads,
             "norm_eps": self.rms_norm_eps,
             "rope_theta": rope.rope_theta or self.rope_theta,
-            "max_seq_len": longest,
+            "max_seq_len": (method and self.max_seq_len) or longest,
             "tied_embeddings": self.tie_word_embeddings,
             "rope_scaling": method
-            and {"method": method, "factor": rope.factor, "original_seq_len": original},
+            and {
+                "method": method,
+                "factor": rope.factor,
+                "original_seq_len": self.original_seq_len or original,
+            },
         }
 
 
 def llama_config(config: ModelConfig) -> dict[str, Any]:
     """Return the fields of transformers' LlamaConfig that make the same model."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": config.rope_theta}
-    longest, scaling = config.max_seq_len, config.rope_scaling
+    longest, scaling, ours = config.max_seq_len, config.rope_scaling, {}
     if scaling:
         kind = "linear" if scaling.method == "linear" else "dynamic"
         rope |= {"rope_type": kind, "factor": scaling.factor}
+        ours = {"max_seq_len": longest, "original_seq_len": scaling.original_seq_len}
         longest = longest if kind == "linear" else scaling.original_seq_len
-    return {
+    return ours | {
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
         "intermediate_size": config.ffn_dim,
@@ -206,7 +212,8 @@ def read(directory: Path) -> OpenModel:
             continue
         mine = ours.get(name, name)
         tensors[mine] = tensor.through(neighbours(config)) if rotary(mine) else tensor
-    return checked(config, _read_tokenizer(directory), tensors, directory)
+    tokenizer, source = _read_tokenizer(directory, config.vocab_size)
+    return checked(config, tokenizer, tensors, source, their_name)
 
 
 def _open_weights(directory: Path) -> dict[str, LazyTensor]:
@@ -216,7 +223,7 @@ def _open_weights(directory: Path) -> dict[str, LazyTensor]:
     if not index.is_file():
         if not (directory / "pytorch_model.bin").is_file():
             raise CheckpointError(
-                f"{directory / WHOLE}: missing, and neither {INDEX} nor pytorch_model.bin is there"
+                f"{directory / WHOLE}: missing, and neither {INDEX} nor pytorch_model.bin is there; restore it"
             )
         return open_pickle(directory / "pytorch_model.bin")
     placement = placed(index)
@@ -224,18 +231,24 @@ def _open_weights(directory: Path) -> dict[str, LazyTensor]:
     return pick(placement, shards, directory)
 
 
-def _read_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.model, or make it from tokenizer.json where transformers kept only that."""
+def _read_tokenizer(directory: Path, vocab_size: int) -> tuple[Tokenizer, Path]:
+    """Read tokenizer.model, and tell its file; or make it from tokenizer.json, where only that is there or fits.
+
+    Fine-tuned models have pieces, such as <pad>, that were added to tokenizer.json and the embedding only.
+    """
     whole, made = directory / "tokenizer.model", directory / "tokenizer.json"
-    if whole.is_file() or not made.is_file():
-        return Tokenizer.load(whole)
-    return tokenizer_of(pieces_of(read_json(made)))
+    if not made.is_file() or (whole.is_file() and Tokenizer.load(whole).vocab_size == vocab_size):
+        return Tokenizer.load(whole), whole
+    listed = pieces_of(made)
+    if whole.is_file() and len(listed) != vocab_size:
+        return Tokenizer.load(whole), whole
+    return tokenizer_of(listed, made), made
 
 
 def write(model: OpenModel, directory: Path, shards: int | None = None) -> None:
     """Write what transformers' AutoModelForCausalLM and AutoTokenizer load."""
     config, tokenizer = model.config, model.tokenizer
-    content = tokenizer_json(pieces(tokenizer))
+    content = tokenizer_json(pieces(tokenizer, model.file))
     directory.mkdir(parents=True)
     change = halves(config)
     theirs = {

@@ -27,6 +27,7 @@ AXES = {
     "w3": 0,
 }
 """The axis along which the model-parallel ranks share a matrix [out, in]. Reference code, model.py."""
+Shards = dict[Path, dict[str, LazyTensor]]
 
 
 class Params(Record):
@@ -52,40 +53,63 @@ def axis(name: str) -> int | None:
 def read(directory: Path) -> OpenModel:
     """Open the shards and merge them as they are loaded; raises CheckpointError when one is missing or torn."""
     params = read_record(Params, directory / "params.json")
-    tokenizer = Tokenizer.load(directory / "tokenizer.model")
+    source = _tokenizer_file(directory)
+    tokenizer = Tokenizer.load(source)
     given = {"n_kv_heads": params.n_heads} | params.model_dump(exclude_none=True)
     if params.vocab_size == -1:
         given["vocab_size"] = tokenizer.vocab_size
     shards = _open_shards(directory)
+    names = dict.fromkeys(name for shard in shards.values() for name in shard if name != "rope.freqs")
+    tensors = {name: _merged(name, shards) for name in names}
     _count_fits(directory, shards, params.dim)
-    tensors = {name: _merged(name, shards) for name in shards[0] if name != "rope.freqs"}
-    if _tied(tensors):
+    if _tied(tensors, shards):
         given["tied_embeddings"] = True
         del tensors["output.weight"]
-    return checked(validated(ModelConfig, given, directory / "params.json"), tokenizer, tensors, directory)
+    return checked(validated(ModelConfig, given, directory / "params.json"), tokenizer, tensors, source)
 
 
-def _open_shards(directory: Path) -> list[dict[str, LazyTensor]]:
+def _tokenizer_file(directory: Path) -> Path:
+    """Return where the tokenizer is: Meta's download has one for all models, in the folder above theirs."""
+    here, above = (folder / "tokenizer.model" for folder in (directory, directory.absolute().parent))
+    if not here.is_file() and not above.is_file():
+        raise CheckpointError(f"{here}: missing, and so is {above}; put the model's tokenizer in one of them")
+    return here if here.is_file() else above
+
+
+def _open_shards(directory: Path) -> Shards:
     files = sorted(directory.glob("consolidated.[0-9][0-9].pth"))
     last = int(files[-1].stem.removeprefix("consolidated.")) if files else 0
     for number in range(last + 1):
         if (path := directory / f"consolidated.{number:02d}.pth") not in files:
             raise CheckpointError(f"{path}: this shard is missing; restore it")
-    return [open_pickle(path) for path in files]
+    return {path: open_pickle(path) for path in files}
 
 
-def _merged(name: str, shards: list[dict[str, LazyTensor]]) -> LazyTensor:
-    first, cut = shards[0][name], axis(name)
+def _merged(name: str, shards: Shards) -> LazyTensor:
+    cut = axis(name)
+    first = next(shard[name] for shard in shards.values() if name in shard)
     parts = []
-    for shard in shards:
+    for path, shard in shards.items():
         part = shard.get(name)
         if part is None:
-            raise CheckpointError(f"{next(iter(shard.values())).file}: tensor {name} is missing")
-        if part.shape != first.shape:
             raise CheckpointError(
-                f"{part.file}: tensor {name} is {list(part.shape)}, expected {list(first.shape)} as in {first.file}"
+                f"{path}: tensor {name} is missing, expected as in {first.file}; restore it"
+            )
+        found, expected = (f"{list(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (part, first))
+        if found != expected:
+            raise CheckpointError(
+                f"{path}: tensor {name} is {found}, expected {expected} as in {first.file}; restore the files"
+            )
+        if cut is None and not torch.equal(part.load(), first.load()):
+            raise CheckpointError(
+                f"{path}: tensor {name} has other values, expected those of {first.file}, as no rank has a "
+                "norm of its own; restore the files"
             )
         parts.append(part)
+    if cut is not None and (len(first.shape) != 2 or 0 in first.shape):
+        raise CheckpointError(
+            f"{first.file}: tensor {name} is {list(first.shape)}, expected a matrix; restore the file"
+        )
     if cut is None or len(parts) == 1:
         return first
     shape = list(first.shape)
@@ -95,16 +119,22 @@ def _merged(name: str, shards: list[dict[str, LazyTensor]]) -> LazyTensor:
     )
 
 
-def _tied(tensors: dict[str, LazyTensor]) -> bool:
-    embeddings, output = tensors.get("tok_embeddings.weight"), tensors.get("output.weight")
-    if embeddings is None or output is None or embeddings.shape != output.shape:
+def _tied(tensors: dict[str, LazyTensor], shards: Shards) -> bool:
+    """Compare the embedding's columns with the output's rows where they lie: neither is merged in memory."""
+    names, count = ("tok_embeddings.weight", "output.weight"), len(shards)
+    if not all(name in tensors for name in names) or len({tensors[name].shape for name in names}) > 1:
         return False
-    return torch.equal(embeddings.load(), output.load())
+    columns, rows = ([shard[name].load() for shard in shards.values()] for name in names)
+    return all(
+        torch.equal(part.chunk(count)[row], whole.chunk(count, 1)[column])
+        for row, whole in enumerate(rows)
+        for column, part in enumerate(columns)
+    )
 
 
-def _count_fits(directory: Path, shards: list[dict[str, LazyTensor]], dim: int) -> None:
+def _count_fits(directory: Path, shards: Shards, dim: int) -> None:
     """Raise CheckpointError when the embedding's slices are too few or too many for params.json."""
-    part = shards[0].get("tok_embeddings.weight")
+    part = next(iter(shards.values())).get("tok_embeddings.weight")
     if part and dim % part.shape[1] == 0 and dim // part.shape[1] != len(shards):
         raise CheckpointError(
             f"{directory}: found {len(shards)} shards, expected {dim // part.shape[1]}: each has "

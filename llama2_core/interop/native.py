@@ -10,8 +10,8 @@ from llama2_core.tokenizer import Tokenizer
 
 def read(directory: Path) -> OpenModel:
     config = read_record(ModelConfig, directory / "config.json")
-    tokenizer = Tokenizer.load(directory / "tokenizer.model")
-    return checked(config, tokenizer, read_safetensors(directory), directory)
+    pieces = directory / "tokenizer.model"
+    return checked(config, Tokenizer.load(pieces), read_safetensors(directory), pieces)
 
 
 def write(model: OpenModel, directory: Path, shards: int | None = None) -> None:

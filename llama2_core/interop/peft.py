@@ -1,6 +1,7 @@
 """Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors, under transformers' names.
 
-The rows of B on wq and wk are permuted as those of the weights themselves are.
+The rows of B on wq and wk are permuted as those of the weights themselves are. Older adapters are pickles, which are
+read too, without running code.
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from llama2_core.config import LoRAConfig, ModelConfig
 from llama2_core.errors import CheckpointError
 from llama2_core.interop.huggingface import NAMES, halves, neighbours, rotary, their_name
 from llama2_core.interop.source import OpenModel, read_record
-from llama2_core.tensors import LazyTensor, open_safetensors, write_json
+from llama2_core.tensors import LazyTensor, open_pickle, open_safetensors, write_json
 
 PREFIX = "base_model.model."
-FILE = "adapter_model.safetensors"
+FILE, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 MODULES = {ours.rpartition(".")[2]: theirs.rpartition(".")[2] for ours, theirs in NAMES.items()}
 """Our name of a linear layer -> transformers'."""
 
@@ -71,13 +72,14 @@ def with_adapter(model: OpenModel, directory: Path) -> OpenModel:
 
     Raises CheckpointError naming the file and what in it does not fit the model.
     """
-    path = directory / FILE
+    old = (directory / PICKLE).is_file() and not (directory / FILE).is_file()
+    path = directory / (PICKLE if old else FILE)
     config = read_record(Config, directory / "adapter_config.json")
     if config.rank_pattern or config.alpha_pattern or config.modules_to_save:
         raise CheckpointError(
             f"{directory / 'adapter_config.json'}: only one rank for all layers is supported"
         )
-    parts = open_safetensors(path)
+    parts = open_pickle(path) if old else open_safetensors(path)
     tensors = dict(model.tensors)
     for name, tensor in model.tensors.items():
         module = PREFIX + their_name(name).removesuffix(".weight")

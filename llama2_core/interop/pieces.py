@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+from pydantic import BaseModel
 from sentencepiece import sentencepiece_model_pb2
 
-from llama2_core.errors import DataError
+from llama2_core.errors import CheckpointError, DataError
+from llama2_core.interop.source import read_record
 from llama2_core.tokenizer import Tokenizer
 
 proto: Any = sentencepiece_model_pb2  # generated, without types
@@ -34,28 +37,35 @@ class Piece:
     kind: Kind
 
 
-def pieces(tokenizer: Tokenizer) -> list[Piece]:
+def pieces(tokenizer: Tokenizer, source: Path = Path("tokenizer.model")) -> list[Piece]:
     """Return the pieces in the order of their ids.
 
-    Raises DataError when it is not Llama's kind: BPE, text as it is, <unk>, <s> and </s> first.
+    Raises DataError naming the source when it is not Llama's kind: BPE, text as it is, <unk>, <s> and </s> first.
     """
     model = proto.ModelProto.FromString(tokenizer.model)
     normal, trainer = model.normalizer_spec, model.trainer_spec
     if trainer.model_type != proto.TrainerSpec.BPE:
-        raise DataError("tokenizer.model is not a BPE model; only Llama's kind of tokenizer can be exported")
+        raise DataError(
+            f"{source}: the tokenizer is not a BPE model; only Llama's kind of tokenizer can be exported"
+        )
     if normal.precompiled_charsmap or normal.remove_extra_whitespaces or not normal.add_dummy_prefix:
         raise DataError(
-            f"tokenizer.model normalises text ({normal.name}); only Llama's kind, which does not, can be exported"
+            f"{source}: the tokenizer normalises text ({normal.name}); "
+            "only Llama's kind, which does not, can be exported"
         )
-    if [piece.piece for piece in model.pieces[:3]] != ["<unk>", "<s>", "</s>"]:
+    if (first := [piece.piece for piece in model.pieces[:3]]) != ["<unk>", "<s>", "</s>"]:
         raise DataError(
-            "tokenizer.model does not begin with <unk>, <s> and </s>; only Llama's kind can be exported"
+            f"{source}: the tokenizer begins with {', '.join(first)}; "
+            "only Llama's kind, which begins with <unk>, <s> and </s>, can be exported"
         )
     return [Piece(piece.piece, piece.score, Kind(piece.type)) for piece in model.pieces]
 
 
-def tokenizer_of(pieces: Sequence[Piece]) -> Tokenizer:
-    """Return the tokenizer that Llama's settings make of these pieces."""
+def tokenizer_of(pieces: Sequence[Piece], source: Path = Path("tokenizer.model")) -> Tokenizer:
+    """Return the tokenizer that Llama's settings make of these pieces.
+
+    Raises CheckpointError naming their source when they make none: two that are the same, or no <unk>.
+    """
     model = proto.ModelProto()
     for piece in pieces:
         model.pieces.add(piece=piece.text, score=piece.score, type=int(piece.kind))
@@ -68,7 +78,12 @@ def tokenizer_of(pieces: Sequence[Piece]) -> Tokenizer:
         setattr(model.trainer_spec, f"{role}_id", ids.get(getattr(model.trainer_spec, f"{role}_piece"), -1))
     model.normalizer_spec.name = "identity"
     model.normalizer_spec.remove_extra_whitespaces = False
-    return Tokenizer(model.SerializeToString())
+    try:
+        return Tokenizer(model.SerializeToString())
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source}: its pieces make no tokenizer ({error}); take the tokenizer of this model from elsewhere"
+        ) from error
 
 
 def tokenizer_json(pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -145,22 +160,42 @@ def merges(pieces: Sequence[Piece]) -> list[list[str]]:
     return [pair for _, pair in sorted(found, key=lambda merge: -merge[0])]
 
 
-def pieces_of(content: dict[str, Any]) -> list[Piece]:
+class AddedToken(BaseModel):
+    id: int
+    content: str
+    special: bool = False
+
+
+class BPE(BaseModel):
+    type: Literal["BPE"]
+    byte_fallback: Literal[True]
+    vocab: dict[str, int]
+    merges: list[str | tuple[str, str]]
+
+
+class TokenizerJson(BaseModel):
+    """The fields of tokenizer.json that hold Llama's kind of vocabulary: BPE with byte fallback."""
+
+    model: BPE
+    added_tokens: list[AddedToken] = []
+
+
+def pieces_of(path: Path) -> list[Piece]:
     """Return the pieces of a tokenizer.json: all that transformers 5 keeps of a Llama tokenizer.
 
-    Raises DataError when it is not Llama's kind: BPE with byte fallback.
+    Raises CheckpointError naming a field that is not as in Llama's kind.
     """
-    model = content.get("model", {})
-    if model.get("type") != "BPE" or not model.get("byte_fallback"):
-        raise DataError("tokenizer.json is not a BPE model with byte fallback, so not Llama 2's kind")
-    added = {token["id"]: token for token in content.get("added_tokens", [])}
-    texts = {index: text for text, index in model["vocab"].items()} | {
-        index: token["content"] for index, token in added.items()
+    content = read_record(TokenizerJson, path)
+    added = {token.id: token for token in content.added_tokens}
+    texts = {index: text for text, index in content.model.vocab.items()} | {
+        index: token.content for index, token in added.items()
     }
     if sorted(texts) != list(range(len(texts))):
-        raise DataError(f"tokenizer.json has {len(texts)} pieces, and ids that are not 0 to {len(texts) - 1}")
+        raise CheckpointError(
+            f"{path}: has {len(texts)} pieces, and ids that are not 0 to {len(texts) - 1}; restore the file"
+        )
     ranks: dict[str, int] = {}
-    for rank, merge in enumerate(model["merges"]):
+    for rank, merge in enumerate(content.model.merges):
         ranks.setdefault("".join(merge.split(" ") if isinstance(merge, str) else merge), rank)
     return [
         Piece(text, -float(ranks.get(text, len(ranks))), _kind(text, added.get(index)))
@@ -168,9 +203,9 @@ def pieces_of(content: dict[str, Any]) -> list[Piece]:
     ]
 
 
-def _kind(text: str, added: dict[str, Any] | None) -> Kind:
+def _kind(text: str, added: AddedToken | None) -> Kind:
     if added:
         if text == "<unk>":
             return Kind.UNKNOWN
-        return Kind.CONTROL if added["special"] else Kind.USER_DEFINED
+        return Kind.CONTROL if added.special else Kind.USER_DEFINED
     return Kind.BYTE if re.fullmatch(r"<0x[0-9A-F]{2}>", text) else Kind.NORMAL

@@ -1,6 +1,6 @@
 """A model opened from any format: its shape, its tokenizer, and its tensors under Meta's names, still on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +30,11 @@ class OpenModel:
         """That of the embeddings: norms may be kept wider."""
         return self.tensors["tok_embeddings.weight"].dtype
 
+    @property
+    def file(self) -> Path:
+        """The first of its files, to name it by."""
+        return self.tensors["tok_embeddings.weight"].file
+
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter, a tied one once, under its first name."""
@@ -38,27 +43,39 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def checked(
-    config: ModelConfig, tokenizer: Tokenizer, tensors: Mapping[str, LazyTensor], source: Path
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    tensors: Mapping[str, LazyTensor],
+    source: Path,
+    their_name: Callable[[str], str] = str,
 ) -> OpenModel:
-    """Return the model when its parts fit each other.
+    """Return the model when its parts fit each other; `source` is the tokenizer's file.
 
-    Raises CheckpointError naming the file, the tensor, what was expected and what was found.
+    Raises CheckpointError naming the file, the tensor as it is called there, what was expected and what was found.
     """
     expected = shapes(config)
+    files = sorted({str(tensor.file) for tensor in tensors.values()}) or [str(source)]
     for name in [name for name in tensors if name not in expected]:
-        raise CheckpointError(f"{tensors[name].file}: tensor {name} is not part of a Llama 2 language model")
+        raise CheckpointError(
+            f"{tensors[name].file}: tensor {name} is not part of a Llama 2 language model; "
+            "convert a model without it"
+        )
     for name in [name for name in expected if name not in tensors]:
-        raise CheckpointError(f"{source}: tensor {name} {list(expected[name])} is missing")
+        raise CheckpointError(
+            f"{' to '.join(dict.fromkeys((files[0], files[-1])))}: tensor {their_name(name)} "
+            f"{list(expected[name])} is missing; restore it"
+        )
     rows, file = tensors["tok_embeddings.weight"].shape[0], tensors["tok_embeddings.weight"].file
     if rows != tokenizer.vocab_size:
         raise CheckpointError(
-            f"{file}: tensor tok_embeddings.weight has {rows} rows, expected {tokenizer.vocab_size}, the pieces "
-            f"of the tokenizer in {source}: put the tokenizer of this model there"
+            f"{file}: tensor {their_name('tok_embeddings.weight')} has {rows} rows, expected "
+            f"{tokenizer.vocab_size}, the pieces of {source}: put the tokenizer of this model there"
         )
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise CheckpointError(
-                f"{tensors[name].file}: tensor {name} is {list(tensors[name].shape)}, expected {list(shape)}"
+                f"{tensors[name].file}: tensor {their_name(name)} is {list(tensors[name].shape)}, expected "
+                f"{list(shape)} by the model's configuration; take both from one model"
             )
     return OpenModel(config, tokenizer, {name: tensors[name] for name in expected})
 
@@ -82,7 +99,8 @@ def validated(kind: type[Model], content: Mapping[str, Any], path: Path) -> Mode
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        problems = [": ".join((".".join(map(str, e["loc"])), e["msg"])).lstrip(": ") for e in error.errors()]
+        first = error.errors()[:3]  # a tokenizer can have thousands
+        problems = [": ".join((".".join(map(str, e["loc"])), e["msg"])).lstrip(": ") for e in first]
         raise CheckpointError(f"{path}: {'; '.join(problems)}") from error
 
 
