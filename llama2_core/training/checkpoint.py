@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from llama2_core.config import ModelConfig
 from llama2_core.errors import CheckpointError
+from llama2_core.interop.source import read_record
 from llama2_core.model import ScalarModel, Transformer
 from llama2_core.tensors import WHOLE, read_safetensors
 from llama2_core.tokenizer import Tokenizer
@@ -66,7 +67,7 @@ def load_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{path}: missing, so {directory} is not a model directory")
-    return ModelConfig.model_validate_json(path.read_text())
+    return read_record(ModelConfig, path)
 
 
 def load_policy(directory: Path) -> tuple[Transformer, Tokenizer]:
