@@ -1,10 +1,11 @@
 """From any format to any other, and the proof that nothing was lost on the way."""
 
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import torch
@@ -32,6 +33,13 @@ READERS: dict[Format, Callable[[Path], OpenModel]] = {
 }
 BOUNDS: dict[Quantization, float] = {"f32": 0.0, "f16": 0.005, "q8_0": 0.05, "q4_0": 0.5}
 """Largest root mean square of the differences of the logits, as a share of the logits' standard deviation."""
+UNSAID: dict[Format, tuple[str, ...]] = {
+    "meta": ("max_seq_len", "tied_embeddings"),
+    "huggingface": ("multiple_of", "ffn_dim_multiplier"),
+    "gguf": ("multiple_of", "ffn_dim_multiplier"),
+    "native": (),
+}
+"""The fields of ModelConfig that a format has no words for; the width of the FFN shows in the tensors' shapes."""
 PROMPT_TOKENS = 16
 """Of each of the twenty sentences."""
 
@@ -110,7 +118,7 @@ def convert(
     _expressible(model.config, to)
     with appearing(destination) as partial:
         _write(model, partial, to, shards, quantization or "f32")
-        return compare(model, READERS[to](partial), BOUNDS[quantization or "f32"])
+        return compare(model, READERS[to](partial), BOUNDS[quantization or "f32"], UNSAID[to])
 
 
 @contextmanager
@@ -121,14 +129,11 @@ def appearing(destination: Path) -> Iterator[Path]:
     """
     if destination.exists():
         raise ConfigError(f"{destination} exists already: name a new path")
-    partial = destination.with_name(f"{destination.name}.partial")
-    _remove(partial)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f"{destination.name}.partial-", dir=destination.parent) as beside:
+        partial = Path(beside) / destination.name
         yield partial
         partial.rename(destination)
-    finally:
-        _remove(partial)
 
 
 def _expressible(config: ModelConfig, to: Format) -> None:
@@ -154,13 +159,15 @@ def _write(model: OpenModel, path: Path, to: Format, shards: int | None, quantiz
             gguf.write(model, path, quantization)
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def compare(
+    source: OpenModel, converted: OpenModel, bound: float, unsaid: Collection[str] = ()
+) -> Comparison:
+    """Compare configurations but for the unsaid fields, tokenizers, and logits.
 
-
-def compare(source: OpenModel, converted: OpenModel, bound: float) -> Comparison:
-    """Compare tokenizers and logits. Raises CheckpointError when they differ by more than the bound."""
-    _same_tokens(source.tokenizer, converted.tokenizer)
+    Raises CheckpointError when one differs, logits by more than the bound.
+    """
+    _same_config(source, converted, unsaid)
+    _same_tokens(source, converted)
     tokens = prompts(source.tokenizer)
     expected, found = logits(source, tokens), logits(converted, tokens)
     difference = expected - found
@@ -172,8 +179,9 @@ def compare(source: OpenModel, converted: OpenModel, bound: float) -> Comparison
     )
     if not comparison.relative <= bound:  # written so that NaN fails
         raise CheckpointError(
-            f"the logits of the converted model differ by up to {comparison.largest:.3g}, root mean square "
-            f"{comparison.relative:.3g} of their standard deviation, more than {bound}: nothing was written"
+            f"{source.file}: the logits of the converted model differ by up to {comparison.largest:.3g}, root "
+            f"mean square {comparison.relative:.3g} of their standard deviation, expected at most {bound}: "
+            "nothing was written; choose another format or quantization"
         )
     return comparison
 
@@ -184,12 +192,24 @@ def prompts(tokenizer: Tokenizer) -> Tensor:
     return torch.tensor([row + [tokenizer.eos_id] * (PROMPT_TOKENS - len(row)) for row in rows])
 
 
-def _same_tokens(source: Tokenizer, converted: Tokenizer) -> None:
-    for script, text in SENTENCES.items():
-        ids = source.encode(text)
-        if converted.encode(text) != ids or converted.decode(ids) != text:
+def _same_config(source: OpenModel, converted: OpenModel, unsaid: Collection[str]) -> None:
+    for field in ModelConfig.model_fields:
+        expected, found = getattr(source.config, field), getattr(converted.config, field)
+        near = isinstance(expected, float) and math.isclose(expected, found, rel_tol=1e-6)  # GGUF has float32
+        if field not in unsaid and expected != found and not near:
             raise CheckpointError(
-                f"the converted tokenizer does not encode and decode the {script} sentence as its source"
+                f"{source.file}: the converted model has {field} {found!r}, expected {expected!r}: nothing was "
+                "written; choose another format"
+            )
+
+
+def _same_tokens(source: OpenModel, converted: OpenModel) -> None:
+    for script, text in SENTENCES.items():
+        expected, found = source.tokenizer.encode(text), converted.tokenizer.encode(text)
+        if found != expected or converted.tokenizer.decode(expected) != text:
+            raise CheckpointError(
+                f"{source.file}: the converted tokenizer does not encode and decode the {script} sentence as its "
+                f"source, found {found}, expected {expected}: nothing was written; choose another format"
             )
 
 
