@@ -43,7 +43,11 @@ def _answered(
     turns: list[Message],
     console: Console,
 ) -> list[Message]:
-    """Print the answer as it comes; return the dialog with it, without the turns that no longer fit."""
+    """Print the answer as it comes; return the dialog with it, without the turns that no longer fit.
+
+    A refused line is forgotten, and nothing else.
+    """
+    before = turns[:-1]
     try:
         tokens = encode_prompt([*system, *turns], tokenizer)
         while len(tokens) > model.config.max_seq_len - ROOM_TOKENS:
@@ -53,7 +57,7 @@ def _answered(
             tokens = encode_prompt([*system, *turns], tokenizer)
     except DataError as error:
         console.print(f"error: {error}", style="red", highlight=False, markup=False)
-        return turns[:-1]
+        return before
     request = Request(tokens, random.getrandbits(62), config.model_copy(update={"stop": TAGS}))
     answer = ""
     for piece in stream_completion(model, tokenizer, request):

@@ -36,7 +36,8 @@ def fold_system(dialog: Sequence[Message]) -> list[Message]:
     """Return the dialog with its system message folded into the first user turn; check that turns alternate."""
     turns = list(dialog)
     if len(turns) > 1 and turns[0].role == "system":
-        turns[:2] = [user(B_SYS + turns[0].content + E_SYS + turns[1].content)]
+        folded = B_SYS + turns[0].content + E_SYS + turns[1].content
+        turns[:2] = [turns[1].model_copy(update={"content": folded})]
     for index, turn in enumerate(turns):
         expected = "assistant" if index % 2 else "user"
         if turn.role != expected:

@@ -1,24 +1,23 @@
 """Completion of texts and of dialogs, with the semantics of the reference code's generation.py.
 
-Its default temperature and top-p are SamplingConfig's. Where it replies with an error text, or asserts, we raise
-DataError: for turns that do not alternate, tags of the template in a message, a prompt that leaves no room.
+Without a config, temperature and top-p are its defaults too, and an answer may fill the model's context. Where it
+replies with an error text, or asserts, we raise DataError: for turns that do not alternate, tags of the template in
+a message, a prompt that leaves no room for a token (it scores one that fills the context exactly).
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from llama2_core.chat import Message, encode_prompt
 from llama2_core.config import SamplingConfig
 from llama2_core.generate import Finish, Request, generate, stream
-from llama2_core.model import Transformer
-from llama2_core.rlhf.rollout import token_logprobs
+from llama2_core.model import KVCache, Transformer
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
-
-REFERENCE = SamplingConfig()
-"""The reference code's temperature and top-p."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,30 @@ class Generation:
     logprobs: list[float]
     """Of each token, untempered; with echo the first is 0, for nothing precedes it."""
     finish: Finish
+    pieces: list[str]
+    """Each token decoded alone, as the reference does: without the space before a word."""
+
+
+class Said(NamedTuple):
+    """What one more token adds to the text."""
+
+    text: str
+    finish: Finish | None
+    """Why the text ends here; None while it goes on."""
 
 
 def text_completion(
     model: Transformer,
     tokenizer: Tokenizer,
     prompts: Sequence[str],
-    config: SamplingConfig = REFERENCE,
+    config: SamplingConfig | None = None,
     seed: int = 1,
     echo: bool = False,
 ) -> list[Generation]:
-    """Continue each text; with echo the prompt (and BOS, which has no text) comes first."""
+    """Continue each text; with echo the prompt (and BOS, which has no text) comes first.
+
+    What a text is given depends on the seed and its place in the list, not on the other texts.
+    """
     encoded = [tokenizer.encode(prompt, bos=True) for prompt in prompts]
     found = _complete(model, tokenizer, encoded, config, seed)
     if not echo:
@@ -52,15 +64,20 @@ def chat_completion(
     model: Transformer,
     tokenizer: Tokenizer,
     dialogs: Sequence[Sequence[Message]],
-    config: SamplingConfig = REFERENCE,
+    config: SamplingConfig | None = None,
     seed: int = 1,
 ) -> list[Generation]:
-    """Answer each dialog, which must end with a user's turn."""
+    """Answer each dialog, which must end with a user's turn. Seeds as of `text_completion`."""
     return _complete(model, tokenizer, [encode_prompt(d, tokenizer) for d in dialogs], config, seed)
 
 
 def stream_completion(model: Transformer, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
     """Yield the continuation's text piece by piece; a stop text, even in parts, is never shown."""
+    return (said.text for said in stream_said(model, tokenizer, request))
+
+
+def stream_said(model: Transformer, tokenizer: Tokenizer, request: Request) -> Iterator[Said]:
+    """Yield what `stream_completion` does, and with the last piece why the text ends."""
     tokens: list[int] = []
     shown = 0
     for _, token, _, finish in stream(model, [request], tokenizer.eos_id, decode=tokenizer.decode):
@@ -69,7 +86,7 @@ def stream_completion(model: Transformer, tokenizer: Tokenizer, request: Request
         if not finish:
             text = text.rstrip("\ufffd")  # a character whose other bytes are still to come
             text = text[: len(text) - _begun(text, request.config.stop)]
-        yield text[shown:]
+        yield Said(text[shown:], finish)
         shown = max(shown, len(text))
 
 
@@ -85,8 +102,13 @@ def _begun(text: str, stops: Sequence[str]) -> int:
 
 
 def _complete(
-    model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]], config: SamplingConfig, seed: int
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: list[list[int]],
+    config: SamplingConfig | None,
+    seed: int,
 ) -> list[Generation]:
+    config = config or SamplingConfig(max_new_tokens=model.config.max_seq_len)
     requests = [Request(tokens, derive_seed(seed, i), config) for i, tokens in enumerate(prompts)]
     done = dict(generate(model, requests, tokenizer.eos_id, decode=tokenizer.decode))
     return [
@@ -95,15 +117,30 @@ def _complete(
             done[i].tokens,
             done[i].logprobs[: len(done[i].tokens)],
             done[i].finish,
+            _pieces(tokenizer, done[i].tokens),
         )
         for i in range(len(prompts))
     ]
 
 
+def _pieces(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:
+    return [tokenizer.decode([token]) for token in tokens]
+
+
 def _echoed(model: Transformer, tokenizer: Tokenizer, prompt: list[int], after: Generation) -> Generation:
-    device = model.tok_embeddings.weight.device
-    with torch.inference_mode():
-        before = token_logprobs(model, torch.tensor([prompt], device=device))[0].tolist()
+    weight = model.tok_embeddings.weight
+    ids = torch.tensor([prompt], device=weight.device)
+    places = torch.arange(len(prompt), device=weight.device).unsqueeze(0)
+    with torch.inference_mode():  # through a cache, as the answer was drawn: NTK's base is the same
+        logits = model(ids, KVCache(model.config, 1, len(prompt), weight), places)
+    before = (-F.cross_entropy(logits[0, :-1], ids[0, 1:], reduction="none")).tolist()
     tokens = [*prompt, *after.tokens]
-    text = tokenizer.decode(prompt) + after.text
-    return Generation(text, tokens, [0.0, *before, *after.logprobs], after.finish)
+    text = tokenizer.decode(tokens)
+    cut = len(tokenizer.decode(after.tokens)) - len(after.text)
+    return Generation(
+        text[: len(text) - cut],
+        tokens,
+        [0.0, *before, *after.logprobs],
+        after.finish,
+        _pieces(tokenizer, tokens),
+    )

@@ -19,6 +19,8 @@ from llama2_core.model import KVCache, Transformer
 
 CANDIDATES = 256
 """The nucleus is looked for among so many tokens before all are sorted."""
+LARGEST_UNIFORM = 1 - 2**-24
+"""Below 1 in float32, to which larger draws are rounded."""
 
 Finish = Literal["eos", "stop", "length"]
 Decode = Callable[[Sequence[int]], str]
@@ -87,8 +89,11 @@ def sample_tokens(
 
 def _invert(cumulated: Tensor, uniform: Tensor) -> Tensor:
     """Return the first place of each row [B, V] where the cumulated mass exceeds this share of its total."""
-    target = (uniform.unsqueeze(-1) * cumulated[:, -1:]).contiguous()
-    return torch.searchsorted(cumulated, target, right=True).clamp(max=cumulated.shape[-1] - 1).squeeze(-1)
+    total = cumulated[:, -1:].contiguous()
+    place = torch.searchsorted(cumulated, uniform.unsqueeze(-1) * total, right=True)
+    return place.minimum(torch.searchsorted(cumulated, total)).squeeze(
+        -1
+    )  # at a share of 1, the last with mass
 
 
 def _from_nucleus(probabilities: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> Tensor:
@@ -191,6 +196,7 @@ class _Row:
     def __init__(self, index: int, request: Request, limit: int) -> None:
         self.index, self.request = index, request
         self.tokens: list[int] = []
+        self.audible: list[int] = []
         self.random = random.Random(request.seed)
         self.room = _longest(request, limit) - len(request.tokens)
         self.tail = max((len(text.encode()) for text in request.config.stop), default=0)
@@ -204,11 +210,18 @@ class _Row:
         if token == eos_id:
             return "eos"
         self.tokens.append(token)
-        if self.tail and decode:  # a token is at least a byte: the text lies in so many tokens
-            text = decode(self.tokens[-self.tail - 1 :])
-            if any(stop in text for stop in self.request.config.stop):
-                return "stop"
+        if self.tail and decode and self._found(token, decode):
+            return "stop"
         return "length" if len(self.tokens) >= self.room else None
+
+    def _found(self, token: int, decode: Decode) -> bool:
+        """Tell whether a stop text ends in this token, the newest."""
+        if decode([token, token]):  # a control token has no text; twice, for a single space is dropped
+            self.audible.append(token)
+        text = decode(
+            self.audible[-self.tail - 1 :]
+        )  # each is at least a byte: the stop text lies in so many
+        return any(stop in text for stop in self.request.config.stop)
 
 
 class _Slots:
@@ -266,7 +279,7 @@ class _Slots:
             torch.tensor([config.temperature for config in configs], device=self.device),
             torch.tensor([config.top_p for config in configs], device=self.device),
             torch.tensor([config.top_k or logits.shape[-1] for config in configs], device=self.device),
-            torch.tensor([row.random.random() for row in rows], device=self.device),
+            torch.tensor([min(row.random.random(), LARGEST_UNIFORM) for row in rows], device=self.device),
         )
         logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
         return list(zip(slots, rows, tokens.tolist(), logprobs.tolist(), strict=True))

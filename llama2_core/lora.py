@@ -36,8 +36,13 @@ class LoRALinear(nn.Module):
 def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Generator) -> None:
     """Freeze the model and put an adapter on each linear layer that `config.targets` names.
 
-    Raises ConfigError when a target names no layer.
+    Raises ConfigError when a target names no layer, or an output layer whose weight is the embeddings'.
     """
+    if "output" in config.targets and model.config.tied_embeddings:
+        raise ConfigError(
+            "lora.targets: 'output' shares its weight with the embeddings in this model (tied_embeddings), "
+            "which an adapter cannot change: leave it out"
+        )
     model.requires_grad_(False)
     for target in config.targets:
         parents = [

@@ -54,6 +54,11 @@ def test_old_turns_are_forgotten_when_there_is_no_more_room(talk) -> None:
     assert prompts[-1][-1].content.startswith("the cat")
 
 
+def test_a_refused_line_forgets_nothing_else(talk) -> None:
+    _, prompts = talk("the cat", "a dog", "word " * 200, "seven")
+    assert [m.content for m in prompts[-1] if m.role == "user"][-3:] == ["the cat", "a dog", "seven"]
+
+
 def test_what_cannot_be_said_is_an_error_and_the_dialog_goes_on(talk) -> None:
     said, prompts = talk("the [INST] cat", "word " * 200, "a dog", "/help")
     assert "message 0 of the dialog holds the template's tag [INST]" in said

@@ -6,6 +6,8 @@ from llama2_core.chat import Message, assistant, encode_dialog, encode_prompt, u
 from llama2_core.errors import DataError
 from llama2_core.tokenizer import Tokenizer
 
+SYSTEM = Message(role="system", content="on a mat")
+
 
 def test_a_dialog_is_the_reference_codes_text(tokenizer: Tokenizer) -> None:
     tokens, _ = encode_dialog(
@@ -36,6 +38,9 @@ def test_system_is_folded_into_the_first_turn(tokenizer: Tokenizer) -> None:
     ("dialog", "message"),
     [
         ([assistant("a")], "turn 0"),
+        ([SYSTEM, assistant("a")], "turn 0 of the dialog is by 'assistant'; expected 'user'"),
+        ([SYSTEM], "turn 0 of the dialog is by 'system'"),
+        ([SYSTEM, SYSTEM, user("a")], "turn 0 of the dialog is by 'system'"),
         ([user("a"), user("b")], "turn 1"),
         ([user("a"), assistant("b")], "must end with a turn by 'user'"),
         ([user("see [/INST] here")], "tag"),

@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from llama2_core import generate as module
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.generate import Completion, Request, generate, sample_tokens, stream
@@ -44,6 +45,27 @@ def test_top_k_by_hand() -> None:
     logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(3, 3)
     assert draw(logits, [0.0, 0.62, 0.63], top_k=2) == [1, 1, 2]
     assert draw(logits, [0.0, 0.5, 0.99], top_k=1) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 0.6}, {}])
+def test_the_largest_share_draws_the_last_token_that_is_kept(settings: dict) -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.2, 0.0]]).log()
+    expected = {"top_k": 0, "top_p": 1}.get(next(iter(settings), ""), 2)
+    assert draw(logits, [1.0], **settings) == [expected]
+
+
+def test_no_share_is_rounded_to_one(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+
+    def watched(*arguments: torch.Tensor) -> torch.Tensor:
+        shares.append(arguments[-1].item())
+        return sample_tokens(*arguments)
+
+    monkeypatch.setattr(module, "sample_tokens", watched)
+    for largest in (1 - 2**-53, 0.25):
+        monkeypatch.setattr(random.Random, "random", lambda _, value=largest: value)
+        list(generate(model, [Request([1, 5], 0, FREE.model_copy(update={"max_new_tokens": 1}))], 2))
+    assert shares == [1 - 2**-24, 0.25]
 
 
 def test_temperature_zero_is_greedy() -> None:
@@ -166,6 +188,19 @@ def test_a_stop_text_ends_a_row_wherever_tokens_are_cut(model: Transformer, toke
     assert stop not in tokenizer.decode(done.tokens[:-1])
 
 
+def test_a_stop_text_is_found_around_control_tokens(tokenizer: Tokenizer) -> None:
+    a, b = (tokenizer.encode(letter)[-1] for letter in ("7", "9"))
+    drawn = [b, a, *[tokenizer.bos_id] * 5, b]
+    row = module._Row(0, Request([1], 0, FREE.model_copy(update={"stop": ("79",)})), 64)
+    finishes = [row.take(token, tokenizer.eos_id, tokenizer.decode) for token in drawn]
+    assert finishes == [None] * 7 + ["stop"]
+
+
+def test_an_empty_stop_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 1 character"):
+        SamplingConfig(stop=("x", ""))
+
+
 def test_stop_texts_need_a_decoder(model: Transformer) -> None:
     with pytest.raises(ConfigError, match="request 0 has stop texts"):
         list(generate(model, [Request([1], 0, SamplingConfig(stop=("x",)))], 2))
@@ -193,8 +228,6 @@ def test_a_prompt_without_room_is_named(model: Transformer) -> None:
 def test_the_cache_is_no_larger_than_its_rows_need(
     model: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llama2_core import generate as module
-
     shapes = []
 
     class Watched(module.KVCache):

@@ -182,6 +182,13 @@ def test_a_target_that_the_model_lacks_is_refused(config: ModelConfig) -> None:
         add_adapters(model, LORA, torch.Generator())
 
 
+def test_a_tied_output_layer_is_refused_before_training(config: ModelConfig) -> None:
+    model = Transformer(config.model_copy(update={"tied_embeddings": True}))
+    with pytest.raises(ConfigError, match=r"'output' shares its weight .* leave it out"):
+        add_adapters(model, LoRAConfig(targets=("wq", "output")), torch.Generator())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 @pytest.mark.parametrize(("bits", "share", "noise"), [("nf4", 0.35, 0.6), ("int8", 0.6, 0.1)])
 def test_adapters_learn_on_quantized_weights(
     saved: Path, config: ModelConfig, bits: str, share: float, noise: float
