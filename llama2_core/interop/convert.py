@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from llama2_core.config import ModelConfig, Record, Variant
@@ -81,18 +81,32 @@ def read_adapted(path: Path, adapters: Sequence[Path]) -> OpenModel:
     return reduce(with_adapter, adapters, read(path))
 
 
-def load(path: Path, adapters: Sequence[Path] = ()) -> tuple[Transformer, Tokenizer]:
+def load(
+    path: Path,
+    adapters: Sequence[Path] = (),
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> tuple[Transformer, Tokenizer]:
     """Load a model of any format, to be used, with adapters merged in."""
     opened = read_adapted(path, adapters)
-    return assembled(opened), opened.tokenizer
+    return assembled(opened, dtype, device), opened.tokenizer
 
 
-def assembled(opened: OpenModel) -> Transformer:
-    """Return the model with all its weights in memory, float32."""
-    model = Transformer(opened.config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(opened.tensors[name].load())
+def assembled(
+    opened: OpenModel, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Transformer:
+    """Return the model with all its weights in memory, read one after the other."""
+    with torch.device("meta"):
+        model = Transformer(opened.config)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        weight = torch.empty_like(parameter, dtype=dtype, device=device, requires_grad=False)
+        weight.copy_(opened.tensors[name].load())
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight))
+    if opened.config.tied_embeddings:
+        model.output.weight = model.tok_embeddings.weight
+    bare = Transformer(opened.config.model_copy(update={"n_layers": 0, "vocab_size": 1}))
+    model.table = bare.table.to(device)  # not a weight, so in no file
     return model.eval()
 
 
