@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.environment import prepare
-from llama2_core.errors import DataError
+from llama2_core.errors import ConfigError, DataError
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
 
@@ -28,6 +28,10 @@ Adapters = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(min=0, max=1)]
+DType = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Of the weights; bfloat16 takes half the memory.")
+]
+Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Model = Annotated[
     str, typer.Argument(help="A model directory or GGUF file, or an artifact; by default what the gate kept.")
@@ -43,13 +47,15 @@ def chat(
     temperature: Temperature = 0.6,
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 256,
+    dtype: DType = "float32",
+    device: Device = "cpu",
 ) -> None:
     """Talk to a chat model: /system TEXT, /reset, Ctrl-D."""
     from deployments.terminal import converse
     from llama2_core.config import SamplingConfig
 
     config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
-    converse(*_load(model, home, adapters), config, console)
+    converse(*_load(model, home, adapters, dtype, device), config, console)
 
 
 @app.command(epilog="Example: llama2 complete base 'Question: What is 3 + 4? Answer:' --temperature 0")
@@ -62,13 +68,15 @@ def complete(
     top_p: TopP = 0.9,
     max_tokens: MaxTokens = 256,
     seed: Annotated[int, typer.Option()] = 1,
+    dtype: DType = "float32",
+    device: Device = "cpu",
 ) -> None:
     """Continue a text."""
     from llama2_core.completion import stream_completion
     from llama2_core.config import SamplingConfig
     from llama2_core.generate import Request
 
-    policy, tokenizer = _load(model, home, adapters)
+    policy, tokenizer = _load(model, home, adapters, dtype, device)
     config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
     request = Request(tokenizer.encode(prompt, bos=True), seed, config)
     for piece in stream_completion(policy, tokenizer, request):
@@ -165,6 +173,33 @@ def register(
     )
 
 
+@app.command(
+    epilog="Examples: llama2 finetune llama-2-7b/ chats.jsonl --set recipe.epochs=3;  "
+    "llama2 finetune base chats.jsonl --set 'recipe.lora={rank: 8}' --set recipe.base_bits=nf4"
+)
+def finetune(
+    model: Model,
+    dialogs: Annotated[
+        Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
+    ],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+    home: Home = Path("var"),
+) -> None:
+    """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
+    from deployments.profiles import FineTuneProfile, changed
+    from deployments.services.flow_runs import running_flows
+
+    values = {"runtime": {"home": str(home)}}
+    profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
+    source = _path(model, home)
+    with running_flows(profile.runtime.home):
+        from flows.sft import finetune as finetune_flow
+
+        made = finetune_flow(source, dialogs, profile.recipe, profile.seed, profile.runtime)
+    console.print(f"[bold green]Done.[/] {made}\n  chat     llama2 chat {made[:17]} --home {home}")
+    console.print(f"  take it  llama2 convert {made[:17]} my-model --to huggingface --home {home}")
+
+
 def _path(model: str, home: Path) -> Path:
     """Return where a model is: a path, an artifact, or what the gate kept."""
     if model and Path(model).exists():
@@ -175,10 +210,16 @@ def _path(model: str, home: Path) -> Path:
     return artifact.path
 
 
-def _load(model: str, home: Path, adapters: list[Path] | None) -> "tuple[Transformer, Tokenizer]":
+def _load(
+    model: str, home: Path, adapters: list[Path] | None, dtype: str, device: str
+) -> "tuple[Transformer, Tokenizer]":
+    import torch
+
     from llama2_core.interop.convert import load
 
-    return load(_path(model, home), adapters or ())
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: PyTorch finds no CUDA device here; leave the option out")
+    return load(_path(model, home), adapters or (), getattr(torch, dtype), device)
 
 
 def _champion(store: Store) -> Artifact:

@@ -1,14 +1,14 @@
 """Profiles: whole parameter sets in YAML, checked before any work starts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
-from llama2_core.config import Record
+from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
-from tasks.recipes import Llama2Recipe
+from tasks.recipes import FineTuneRecipe, Llama2Recipe
 from tasks.runtime import Runtime
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -21,6 +21,20 @@ class Profile(Record):
     """What is made."""
     runtime: Runtime = Runtime()
     """Where and how."""
+
+
+class FineTuneProfile(Record):
+    """What `llama2 finetune` runs."""
+
+    recipe: FineTuneRecipe = FineTuneRecipe()
+    """How it is fine-tuned."""
+    seed: Natural = 0
+    """Root of every random stream."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+Values = TypeVar("Values", bound=Record)
 
 
 def load_profile(name: str, changes: list[str]) -> Profile:
@@ -38,15 +52,20 @@ def load_profile(name: str, changes: list[str]) -> Profile:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as recipe and runtime, found {values!r}")
+    return changed(Profile, values, changes, str(path))
+
+
+def changed(kind: type[Values], values: dict[str, Any], changes: list[str], origin: str) -> Values:
+    """Return a record of the values after "path=value" changes. Raises ConfigError as `load_profile` does."""
     for change in changes:
         apply(values, change)
     try:
-        return Profile.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         problems = "\n".join(
             f"  {field_path(e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors()
         )
-        raise ConfigError(f"{path} with {len(changes)} --set changes:\n{problems}") from error
+        raise ConfigError(f"{origin} with {len(changes)} --set changes:\n{problems}") from error
 
 
 def apply(values: dict[str, Any], change: str) -> None:

@@ -1,8 +1,11 @@
 """Dialogs and supervised fine-tuning. Llama 2 section 3.1."""
 
+from pathlib import Path
+
 from prefect import flow
 
 from tasks.dialogs import dialogs as dialogs_task
+from tasks.own import own_dialogs, own_model
 from tasks.recipes import DialogsRecipe, FineTuneRecipe
 from tasks.runtime import Runtime
 from tasks.sft import sft as sft_task
@@ -25,3 +28,16 @@ def sft(
 ) -> str:
     """Fine-tune the base model on demonstrations."""
     return sft_task(recipe, base, dialogs, seed, runtime, label)
+
+
+@flow(name="finetune", flow_run_name="fine-tuning, seed {seed}")
+def finetune(
+    model: Path,
+    dialogs: Path,
+    recipe: FineTuneRecipe = FineTuneRecipe(),
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Fine-tune a model of one's own, of any format, on dialogs of one's own."""
+    talk = own_dialogs(dialogs, runtime)
+    return sft_task(recipe, own_model(model, runtime), talk, seed, runtime, "fine-tuning")

@@ -1,4 +1,4 @@
-"""A user's own text: .txt files, one document each, and .jsonl files, one {"text": ...} a line."""
+"""A user's own text: .txt files, one document each, and .jsonl files, one {"text": ...} or dialog a line."""
 
 import glob
 import hashlib
@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from storage.errors import SourceError
 
@@ -27,6 +28,27 @@ def read_documents(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield document_id, text
     if not count:
         raise SourceError(f"{', '.join(paths)}: every document is blank; give files that hold text")
+
+
+def read_dialogs(file: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Yield (place, messages) of every line {"messages": [...]}. Raises SourceError naming the line."""
+    count = 0
+    for place, row in _rows(file.name, _only(file)):
+        if not isinstance(row.get("messages"), list):
+            raise SourceError(
+                f'{place}: no list named "messages"; a line looks like {{"messages": [{{"role": "user", '
+                '"content": "..."}, {"role": "assistant", "content": "..."}]}'
+            )
+        count += 1
+        yield place, row["messages"]
+    if not count:
+        raise SourceError(f"{file}: every line is blank; give a file that holds dialogs")
+
+
+def _only(file: Path) -> Path:
+    if not file.is_file():
+        raise SourceError(f"{file}: no such file")
+    return file
 
 
 def files_digest(paths: Sequence[str]) -> str:
@@ -67,6 +89,14 @@ def _expand(path: str) -> list[Path]:
 
 
 def _lines(name: str, file: Path) -> Iterator[tuple[str, str]]:
+    for place, row in _rows(name, file):
+        if not isinstance(row.get("text"), str):
+            raise SourceError(f'{place}: no string named "text"; a line looks like {{"text": "..."}}')
+        yield place, row["text"]
+
+
+def _rows(name: str, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, object) of every line that is not blank."""
     offset = 0
     with file.open("rb") as content:
         for number, line in enumerate(content, start=1):
@@ -81,9 +111,9 @@ def _lines(name: str, file: Path) -> Iterator[tuple[str, str]]:
                 raise SourceError(
                     f"{place}: not JSON ({error}); a .jsonl file holds one object a line"
                 ) from None
-            if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-                raise SourceError(f'{place}: no string named "text"; a line looks like {{"text": "..."}}')
-            yield place, row["text"]
+            if not isinstance(row, dict):
+                raise SourceError(f"{place}: not an object; a .jsonl file holds one object a line")
+            yield place, row
 
 
 def _decode(data: bytes, name: str, offset: int = 0) -> str:

@@ -1,0 +1,32 @@
+"""Flows run from the command line: with a Prefect server of their own, and an end that a person understands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from deployments.environment import prepare
+from deployments.services.prefect_server import prefect_server
+
+console = Console()
+
+
+@contextmanager
+def running_flows(home: Path) -> Iterator[None]:
+    """Serve Prefect while flows run; Ctrl-C ends with status 130 and says how to go on."""
+    prepare(home)
+    with prefect_server(home):
+        # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
+        from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
+
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                yield
+        except KeyboardInterrupt:
+            console.print("[yellow]Stopped. Run the same command again to go on.[/]")
+            raise typer.Exit(130) from None
+        finally:
+            APILogHandler().flush()

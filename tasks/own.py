@@ -1,0 +1,73 @@
+"""A model and dialogs of one's own, as artifacts that stages can start from."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import ValidationError
+
+from llama2_core.chat import Message, fold_system
+from llama2_core.config import Record
+from llama2_core.errors import DataError
+from llama2_core.interop import convert, native
+from storage.disk import content_digest
+from storage.schemas import DEMONSTRATIONS, write_table
+from storage.sources.files import read_dialogs
+from tasks.launch import Job, build
+from tasks.runtime import Runtime
+from tasks.tables import dialog_to_json
+
+
+class Own(Record):
+    """What comes from outside is defined by its content alone."""
+
+
+@task(name="own model", task_run_name="model {path}", cache_policy=NO_CACHE)
+def own_model(path: Path, runtime: Runtime) -> str:
+    """Read a model of any format into the store, as a base that can be fine-tuned."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    content = {file.relative_to(path).as_posix(): content_digest(file) for file in files}
+    job = Job(f"model {path.name}", "base", Own(), inputs={"content": content})
+
+    def work(directory: Path) -> dict[str, Any]:
+        model = convert.read(path)
+        native.write(model, directory)
+        return {"parameters": sum(math.prod(tensor.shape) for tensor in model.tensors.values())}
+
+    return build(job, runtime, work)
+
+
+@task(name="own dialogs", task_run_name="dialogs {path}", cache_policy=NO_CACHE)
+def own_dialogs(path: Path, runtime: Runtime) -> str:
+    """Read demonstrations from a .jsonl file, a line {"messages": [...]} each, that end with the answer to learn."""
+    rows = [
+        {
+            "id": place,
+            "kind": "own",
+            "safety": False,
+            "quality": "",
+            "dialog": dialog_to_json(_dialog(place, said)),
+        }
+        for place, said in read_dialogs(path)
+    ]
+    job = Job(f"dialogs {path.name}", "dialogs", Own(), inputs={"content": content_digest(path)})
+
+    def work(directory: Path) -> dict[str, Any]:
+        write_table(directory / "demonstrations.parquet", rows, DEMONSTRATIONS)
+        return {"demonstrations": len(rows)}
+
+    return build(job, runtime, work)
+
+
+def _dialog(place: str, said: list[Any]) -> tuple[Message, ...]:
+    """Raises DataError naming the line for a message that is none, and turns out of order."""
+    try:
+        dialog = tuple(Message.model_validate(message) for message in said)
+        turns = fold_system(dialog)
+    except (ValidationError, DataError) as error:
+        raise DataError(f"{place}: {error}") from None
+    if not turns or turns[-1].role != "assistant":
+        raise DataError(f"{place}: the dialog must end with a turn by 'assistant', the answer to be learned")
+    return dialog
