@@ -1,6 +1,7 @@
 """Meta's checkpoints, in and out, and what is said of broken ones."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -110,6 +111,40 @@ def test_a_wrong_number_of_shards_is_counted(eight: Path) -> None:
         meta.read(eight)
 
 
+def test_a_surplus_shard_is_counted(eight: Path) -> None:
+    shutil.copy(eight / "consolidated.07.pth", eight / "consolidated.08.pth")
+    with pytest.raises(CheckpointError, match=r"found 9 shards, expected 8.*tok_embeddings.weight"):
+        meta.read(eight)
+
+
+def test_a_shard_without_tensors_is_named(eight: Path) -> None:
+    torch.save({}, eight / "consolidated.04.pth")
+    with pytest.raises(CheckpointError, match=r"consolidated\.04\.pth: expected a dictionary of tensors"):
+        meta.read(eight)
+
+
+@pytest.mark.parametrize("embedding", [torch.zeros(64), torch.zeros(320, 0)])
+def test_an_embedding_that_is_no_matrix_is_named(
+    embedding: Tensor, make: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write_as_meta(make(), tmp_path / "meta", torch.float32, 1) / "consolidated.00.pth"
+    torch.save(torch.load(path) | {"tok_embeddings.weight": embedding}, path)
+    with pytest.raises(
+        CheckpointError, match=r"00\.pth: tensor tok_embeddings.weight is .*expected a matrix"
+    ):
+        meta.read(tmp_path / "meta")
+
+
+def test_the_tokenizer_may_lie_above_as_in_metas_download(eight: Path, tokenizer: Tokenizer) -> None:
+    (eight / "tokenizer.model").rename(eight.parent / "tokenizer.model")
+    assert meta.read(eight).tokenizer.model == tokenizer.model
+    (eight.parent / "tokenizer.model").unlink()
+    with pytest.raises(
+        CheckpointError, match=rf"{eight}/tokenizer.model: missing, and so is {eight.parent}/tokenizer.model"
+    ):
+        meta.read(eight)
+
+
 def test_a_torn_shard_is_named(eight: Path) -> None:
     path = eight / "consolidated.05.pth"
     path.write_bytes(path.read_bytes()[:-5000])
@@ -123,9 +158,21 @@ def test_a_torn_shard_is_named(eight: Path) -> None:
         (
             "layers.1.attention.wq.weight",
             torch.zeros(3, 64),
-            r"02\.pth: tensor .*wq.weight is \[3, 64\], expected \[8, 64\]",
+            r"02\.pth: tensor .*wq.weight is \[3, 64\] float32, expected \[8, 64\] float32 as in .*00\.pth",
         ),
         ("layers.1.attention.wq.weight", None, r"02\.pth: tensor layers.1.attention.wq.weight is missing"),
+        (
+            "layers.1.attention.wq.weight",
+            torch.zeros(8, 64, dtype=torch.float16),
+            r"02\.pth: tensor .*wq.weight is \[8, 64\] float16, expected \[8, 64\] float32",
+        ),
+        (
+            "layers.1.attention.wq.weight",
+            torch.zeros(8, 64, dtype=torch.int8),
+            r"02\.pth: tensor .*wq.weight is int8, expected F64, F32, F16, BF16",
+        ),
+        ("norm.weight", torch.zeros(64), r"02\.pth: tensor norm.weight has other values, expected .*00\.pth"),
+        ("norm.bias", torch.zeros(64), r"00\.pth: tensor norm.bias is missing, expected as in .*02\.pth"),
     ],
 )
 def test_a_shard_unlike_the_others_is_named(
@@ -133,7 +180,7 @@ def test_a_shard_unlike_the_others_is_named(
 ) -> None:
     path = eight / "consolidated.02.pth"
     tensors = torch.load(path, weights_only=True)
-    tensors.pop(name)
+    tensors.pop(name, None)
     torch.save(tensors | ({} if change is None else {name: change}), path)
     with pytest.raises(CheckpointError, match=message):
         meta.read(eight)
@@ -176,6 +223,9 @@ def test_another_models_tokenizer_is_refused(eight: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"tok_embeddings.weight has 320 rows, expected 290, the pieces"
     ):
+        meta.read(eight)
+    (eight / "tokenizer.model").write_bytes(b"")
+    with pytest.raises(DataError, match=r"tokenizer\.model: has no pieces"):
         meta.read(eight)
     (eight / "tokenizer.model").write_bytes(b"no model")
     with pytest.raises(DataError, match=r"tokenizer\.model: not a SentencePiece model"):
