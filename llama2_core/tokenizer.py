@@ -54,7 +54,8 @@ class Tokenizer:
 def hashed_sample(sentences: Iterable[str], most_bytes: int) -> list[str]:
     """Return the sentences of lowest hash that fit in `most_bytes`, in their order; all, if they fit.
 
-    A sentence counts as its UTF-8 and SENTENCE_BYTES; empty ones are left out. Which are kept depends on the set of sentences only, so neither order nor sharding matters.
+    A sentence counts as its UTF-8 and SENTENCE_BYTES; empty ones are left out. Which are kept depends on the set of
+    sentences only, so neither order nor sharding matters.
     """
     kept: list[tuple[int, int, str]] = []  # a heap with the highest hash on top
     total = 0

@@ -54,7 +54,10 @@ def extend_tokenizer(base: Tokenizer, other: Tokenizer) -> Tokenizer:
 
 
 def extend_model(model: OpenModel, tokenizer: Tokenizer) -> OpenModel:
-    """Return the model with rows for the new pieces of `extend_tokenizer(model.tokenizer, ...)`."""
+    """Return the model with rows for the new pieces of `extend_tokenizer(model.tokenizer, ...)`.
+
+    A piece that the old tokenizer does not cut off from what precedes it begins as the mean of all rows.
+    """
     old = model.tokenizer
     texts = [piece.text.replace("▁", " ") for piece in pieces(tokenizer)[old.vocab_size :]]
     before = len(old.encode("0"))  # a digit joins nothing, so what follows it is cut as within a text
@@ -70,7 +73,7 @@ def extend_model(model: OpenModel, tokenizer: Tokenizer) -> OpenModel:
 def _grown(tensor: LazyTensor, parts: Sequence[Sequence[int]]) -> LazyTensor:
     def load() -> Tensor:
         rows = tensor.load()
-        means = [rows[torch.tensor(ids)].float().mean(0).to(rows.dtype) for ids in parts]
+        means = [(rows[torch.tensor(ids)] if ids else rows).float().mean(0).to(rows.dtype) for ids in parts]
         return torch.cat([rows, torch.stack(means)])
 
     return replace(tensor, shape=(tensor.shape[0] + len(parts), *tensor.shape[1:]), load=load)

@@ -8,12 +8,13 @@ import pytest
 import sentencepiece
 import torch
 
+from llama2_core.config import ModelConfig
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.interop import huggingface, native
 from llama2_core.interop.convert import load
-from llama2_core.interop.pieces import pieces
+from llama2_core.interop.pieces import Kind, Piece, pieces, proto, tokenizer_of
 from llama2_core.model import Transformer
-from llama2_core.tokenizer import Tokenizer, hashed_sample, train_tokenizer
+from llama2_core.tokenizer import SENTENCE_BYTES, Tokenizer, hashed_sample, train_tokenizer
 from llama2_core.training import checkpoint
 from llama2_core.vocabulary import compression, extend_model, extend_tokenizer
 
@@ -62,6 +63,57 @@ def test_ids_equal_the_official_models_own_in_every_language(llama: Tokenizer) -
         assert llama.decode(ids) == reference.decode(ids[1:-1])
 
 
+def test_the_trainers_flags_are_those_of_the_official_file(llama: Tokenizer, tokenizer: Tokenizer) -> None:
+    ours, theirs = (proto.ModelProto.FromString(each.model) for each in (tokenizer, llama))
+    for flag in (
+        "model_type",
+        "split_digits",
+        "byte_fallback",
+        "allow_whitespace_only_pieces",
+        "character_coverage",
+        "split_by_unicode_script",
+        "split_by_whitespace",
+        "split_by_number",
+        "treat_whitespace_as_suffix",
+        "max_sentencepiece_length",
+        "unk_id",
+        "bos_id",
+        "eos_id",
+        "pad_id",
+    ):
+        assert getattr(ours.trainer_spec, flag) == getattr(theirs.trainer_spec, flag), flag
+    for flag in (
+        "name",
+        "precompiled_charsmap",
+        "add_dummy_prefix",
+        "remove_extra_whitespaces",
+        "escape_whitespaces",
+    ):
+        assert getattr(ours.normalizer_spec, flag) == getattr(theirs.normalizer_spec, flag), flag
+    assert ours.trainer_spec.character_coverage == pytest.approx(0.99995)
+    assert ours.normalizer_spec.name == "identity"
+
+
+SPACES = [
+    " ",
+    "  the cat",
+    "the   cat",
+    "the cat    ",
+    "def f():\n        return 1\n\n",
+    "\t\t the",
+    "1  2   3",
+]
+
+
+@pytest.mark.parametrize("text", SPACES)
+def test_runs_of_spaces_survive(tokenizer: Tokenizer, text: str) -> None:
+    assert tokenizer.decode(tokenizer.encode(text, bos=True, eos=True)) == text
+
+
+def test_runs_of_spaces_survive_the_official_file(llama: Tokenizer) -> None:
+    assert [llama.decode(llama.encode(text)) for text in SPACES] == SPACES
+
+
 @pytest.mark.slow
 def test_ids_equal_transformers_in_every_tenth_language(llama: Tokenizer, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
@@ -91,11 +143,17 @@ def test_a_sample_by_hash_ignores_order_and_keeps_its_bound() -> None:
     sentences = [f"sentence number {i}" for i in range(1000)]
     shuffled = sentences.copy()
     random.Random(0).shuffle(shuffled)
-    sample = hashed_sample(sentences, 5000)
-    assert sorted(sample) == sorted(hashed_sample(shuffled, 5000))
-    assert 4900 < sum(len(s.encode()) for s in sample) <= 5000
+    sample = hashed_sample(sentences, 50_000)
+    assert sorted(sample) == sorted(hashed_sample(shuffled, 50_000))
+    assert 49_700 < sum(len(s.encode()) + SENTENCE_BYTES for s in sample) <= 50_000
     assert hashed_sample(sentences, 10**6) == sentences
-    assert hashed_sample(iter(["雪" * 10]), 29) == []
+    assert hashed_sample(iter(["雪" * 10]), 29 + SENTENCE_BYTES) == []
+    assert hashed_sample(iter(["雪" * 10]), 30 + SENTENCE_BYTES) == ["雪" * 10]
+
+
+def test_neither_empty_nor_short_sentences_fill_the_memory() -> None:
+    assert hashed_sample(["", "the cat", ""], 10**6) == ["the cat"]
+    assert len(hashed_sample((str(i) for i in range(10_000)), 100_000)) < 500
 
 
 def test_training_holds_no_more_text_than_its_bound() -> None:
@@ -154,6 +212,21 @@ def test_an_extended_model_says_the_same_and_new_rows_are_means(
             before = before[1:]
         mean = model.tok_embeddings.weight[before].mean(0)
         torch.testing.assert_close(grown.tok_embeddings.weight[new_id], mean)
+
+
+def test_a_new_piece_that_the_old_tokenizer_swallows_begins_as_the_mean_of_all(
+    config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Where digits are not split, "012" is one piece, and nothing of it is "12" alone."""
+    joined = [Piece(text, score, Kind.NORMAL) for score, text in enumerate(("▁012", "▁01", "▁0"), 1)]
+    base = tokenizer_of([*pieces(tokenizer), *joined])
+    assert len(base.encode("012")) == len(base.encode("0")) == 1
+    model = Transformer(config.model_copy(update={"vocab_size": base.vocab_size}))
+    checkpoint.save_model(tmp_path / "base", model, base)
+    extended = tokenizer_of([*pieces(base), Piece("12", -1e4, Kind.NORMAL)])
+    grown = extend_model(native.read(tmp_path / "base"), extended)
+    rows = grown.tensors["tok_embeddings.weight"].load()
+    torch.testing.assert_close(rows[-1], model.tok_embeddings.weight.detach().mean(0))
 
 
 def test_nothing_new_is_an_error(tokenizer: Tokenizer) -> None:
