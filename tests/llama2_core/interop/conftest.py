@@ -11,6 +11,17 @@ from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 
+LLAMA_2 = Path(__file__).resolve().parents[4] / "shared" / "data" / "llama2_tokenizer" / "tokenizer.model"
+
+
+@pytest.fixture(params=["ours", "llama2"])
+def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Tokenizer:
+    if request.param == "ours":
+        return tokenizer
+    if not LLAMA_2.exists():
+        pytest.skip("no ../shared/data/llama2_tokenizer")
+    return Tokenizer.load(LLAMA_2)
+
 
 @pytest.fixture
 def shape(tokenizer: Tokenizer) -> ModelConfig:
