@@ -147,6 +147,34 @@ def test_another_model_is_refused(
         gguf.read(tmp_path / "other.gguf")
 
 
+def write_raw(path: Path, tokens: list[str], tensor: np.ndarray) -> Path:
+    writer = library.GGUFWriter(path, "llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * len(tokens))
+    writer.add_token_types([2, 3, 3, *[1] * (len(tokens) - 3)])
+    writer.add_tensor("blk.0.attn_q.weight", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_piece_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    tokens = ["<unk>", "<s>", "</s>", "a", "a"]
+    path = write_raw(tmp_path / "twice.gguf", tokens, np.zeros((2, 2), np.float32))
+    with pytest.raises(CheckpointError, match=r"twice\.gguf: its pieces make no tokenizer .*a is already"):
+        gguf.read(path)
+
+
+def test_a_type_that_cannot_be_dequantized_is_told_at_once(tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "whole.gguf", ["<unk>", "<s>", "</s>"], np.zeros((2, 2), np.int32))
+    with pytest.raises(
+        CheckpointError, match=r"whole\.gguf: tensor blk.0.attn_q.weight is I32, expected F32"
+    ):
+        gguf.read(path)
+
+
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConfigError, match=r'pip install "llama2-pipeline\[gguf\]"'):

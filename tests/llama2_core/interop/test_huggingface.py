@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from llama2_core.errors import CheckpointError
 from llama2_core.interop import huggingface, native
 from llama2_core.interop.convert import convert, logits, prompts
 from llama2_core.interop.huggingface import llama_config
+from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import with_ffn
 from llama2_core.presets import PRESETS
+from llama2_core.tensors import write_json
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_policy
 
@@ -97,15 +100,36 @@ DIALOGS: dict[str, Dialog] = {
 }
 
 
+def reference_ids(dialog: Dialog, tokenizer: Tokenizer) -> list[int]:
+    """What the reference code's chat_completion makes of a dialog, written out; an answer may come last."""
+    turns = [(turn.role, turn.content) for turn in dialog]
+    if turns[0][0] == "system":
+        turns = [("user", f"<<SYS>>\n{turns[0][1]}\n<</SYS>>\n\n{turns[1][1]}"), *turns[2:]]
+    ids = []
+    for (_, prompt), (_, answer) in zip(turns[::2], turns[1::2], strict=False):
+        text = f"[INST] {prompt.strip()} [/INST] {answer.strip()} "
+        ids += [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
+    if len(turns) % 2:
+        ids += [tokenizer.bos_id, *tokenizer.encode(f"[INST] {turns[-1][1].strip()} [/INST]")]
+    return ids
+
+
 @pytest.mark.parametrize("name", DIALOGS)
-def test_the_chat_template_gives_our_ids(name: str, exported: Path, tokenizer: Tokenizer) -> None:
-    dialog, theirs = DIALOGS[name], AutoTokenizer.from_pretrained(exported)
-    for turns, expected in (
-        (dialog, encode_dialog(dialog, tokenizer)[0]),
-        (dialog[:-1], encode_prompt(dialog[:-1], tokenizer)),
+def test_the_chat_template_gives_our_ids_and_the_references(
+    name: str, make: Callable[..., Path], any_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    source = native.read(make())
+    if source.tokenizer.vocab_size != any_tokenizer.vocab_size:
+        source = replace(source, tokenizer=any_tokenizer)
+    huggingface.write(source, tmp_path / "export")
+    dialog, theirs = DIALOGS[name], AutoTokenizer.from_pretrained(tmp_path / "export")
+    for turns, ours in (
+        (dialog, encode_dialog(dialog, any_tokenizer)[0]),
+        (dialog[:-1], encode_prompt(dialog[:-1], any_tokenizer)),
     ):
         messages = [turn.model_dump() for turn in turns]
-        assert theirs.apply_chat_template(messages, return_dict=False) == expected
+        assert theirs.apply_chat_template(messages, return_dict=False) == ours
+        assert ours == reference_ids(turns, any_tokenizer)
 
 
 def test_the_chat_template_refuses_turns_out_of_order(exported: Path) -> None:
@@ -162,12 +186,12 @@ def test_a_torn_shard_is_named(exported: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model.norm.weight": torch.ones(63)}, r"tensor norm.weight is \[63\], expected \[64\]"),
+        ({"model.norm.weight": torch.ones(63)}, r"tensor model.norm.weight is \[63\], expected \[64\]"),
         (
             {"model.norm.bias": torch.ones(64)},
             "tensor model.norm.bias is not part of a Llama 2 language model",
         ),
-        ({"model.norm.weight": None}, r"tensor norm.weight \[64\] is missing"),
+        ({"model.norm.weight": None}, r"model\.safetensors: tensor model.norm.weight \[64\] is missing"),
         ({"model.norm.weight": torch.ones(64, dtype=torch.int8)}, "tensor model.norm.weight is I8, expected"),
     ],
 )
@@ -189,5 +213,53 @@ def test_a_native_checkpoint_in_shards_trains_on(make: Callable[..., Path], tmp_
     whole, sharded = load_policy(source)[0].state_dict(), load_policy(tmp_path / "shards")[0].state_dict()
     assert all(torch.equal(tensor, sharded[name]) for name, tensor in whole.items())
     (tmp_path / "shards" / "config.json").write_text('{"dim": 64}')
-    with pytest.raises(CheckpointError, match=r"config\.json: vocab_size: Field required"):
-        native.read(tmp_path / "shards")
+    for read in (native.read, load_policy):
+        with pytest.raises(CheckpointError, match=r"config\.json: vocab_size: Field required"):
+            read(tmp_path / "shards")
+
+
+def test_pieces_that_fine_tuning_added_are_read_from_tokenizer_json(
+    make: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """<pad> has a row of the embedding and a line of tokenizer.json; tokenizer.model is as it was."""
+    export = tmp_path / "export"
+    convert(make(), export, "huggingface")
+    tensors, config = (
+        load_file(export / "model.safetensors"),
+        json.loads((export / "config.json").read_text()),
+    )
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name], torch.zeros(1, 64)])
+    save_file(tensors, export / "model.safetensors")
+    write_json(export / "config.json", config | {"vocab_size": 321})
+    with pytest.raises(
+        CheckpointError, match=r"embed_tokens.weight has 321 rows, expected 320, .*tokenizer.model"
+    ):
+        huggingface.read(export)
+    content = json.loads((export / "tokenizer.json").read_text())
+    content["added_tokens"].append({"id": 320, "content": "<pad>", "special": True})
+    write_json(export / "tokenizer.json", content)
+    convert(export, tmp_path / "native", "native")
+    found = native.read(tmp_path / "native").tokenizer
+    assert found.vocab_size == 321
+    for text in [*SENTENCES.values(), "the cat sat on a mat"]:
+        assert found.encode(text) == tokenizer.encode(text)
+
+
+def test_a_file_that_is_no_name_is_told(exported: Path) -> None:
+    write_json(exported / "model.safetensors.index.json", {"weight_map": {"model.norm.weight": 1}})
+    with pytest.raises(
+        CheckpointError, match=r"index\.json: weight_map has 1 for tensor model.norm.weight, expected a file"
+    ):
+        huggingface.read(exported)
+
+
+def test_a_tensor_that_no_shard_has_is_told_by_all_of_them(exported: Path) -> None:
+    index = json.loads((exported / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["model.layers.1.input_layernorm.weight"]
+    write_json(exported / "model.safetensors.index.json", index)
+    files = r"model-00001-of-00003\.safetensors to .*model-00003-of-00003\.safetensors"
+    with pytest.raises(
+        CheckpointError, match=rf"{files}: tensor model.layers.1.input_layernorm.weight \[64\] is missing"
+    ):
+        huggingface.read(exported)

@@ -10,15 +10,15 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from llama2_core.errors import DataError
+from llama2_core.errors import CheckpointError, DataError
 from llama2_core.interop import huggingface
 from llama2_core.interop.convert import convert
-from llama2_core.interop.pieces import Kind, pieces, pieces_of, tokenizer_json, tokenizer_of
+from llama2_core.interop.pieces import Kind, Piece, pieces, pieces_of, tokenizer_json, tokenizer_of
 from llama2_core.interop.sentences import SENTENCES
+from llama2_core.tensors import write_json
 from llama2_core.tokenizer import Tokenizer
 
 SHARED_DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
-LLAMA_2 = SHARED_DATA / "llama2_tokenizer" / "tokenizer.model"
 HARD = [
     "",
     " ",
@@ -32,15 +32,6 @@ HARD = [
     "<0x41>",
     "[INST]the[/INST]",
 ]
-
-
-@pytest.fixture(params=["ours", "llama2"])
-def any_tokenizer(request: pytest.FixtureRequest, tokenizer: Tokenizer) -> Tokenizer:
-    if request.param == "ours":
-        return tokenizer
-    if not LLAMA_2.exists():
-        pytest.skip("no ../shared/data/llama2_tokenizer")
-    return Tokenizer.load(LLAMA_2)
 
 
 def transformers_of(tokenizer: Tokenizer, directory: Path) -> PreTrainedTokenizerFast:
@@ -65,22 +56,27 @@ def test_transformers_gives_our_ids(any_tokenizer: Tokenizer, tmp_path: Path) ->
         assert theirs.decode(ids) == text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED_DATA / "udhr").exists(), reason="no ../shared/data/udhr")
 def test_transformers_gives_our_ids_in_every_language(any_tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Every declaration, whole, by line."""
     theirs = transformers_of(any_tokenizer, tmp_path)
     texts = []
     for archive in sorted((SHARED_DATA / "udhr").glob("*.zip")):
         with zipfile.ZipFile(archive) as opened:
-            texts += [opened.read(name)[:2000].decode(errors="replace") for name in opened.namelist()]
+            texts += [opened.read(name).decode(errors="replace") for name in opened.namelist()]
     assert len(texts) > 300
-    for text, ids in zip(texts, any_tokenizer.encode_many(texts), strict=True):
-        assert theirs.encode(text, add_special_tokens=False) == ids, text[:80]
+    lines = list(dict.fromkeys(line for text in texts for line in text.splitlines()))
+    found = theirs(lines, add_special_tokens=False, return_attention_mask=False).input_ids
+    for line, ids, expected in zip(lines, found, any_tokenizer.encode_many(lines), strict=True):
+        assert ids == expected, line
 
 
-def test_pieces_make_the_tokenizer_again(any_tokenizer: Tokenizer) -> None:
+def test_pieces_make_the_tokenizer_again(any_tokenizer: Tokenizer, tmp_path: Path) -> None:
     """From the pieces themselves, as GGUF holds them, and from tokenizer.json."""
-    listed = pieces(any_tokenizer)
-    for made in (tokenizer_of(listed), tokenizer_of(pieces_of(tokenizer_json(listed)))):
+    listed, path = pieces(any_tokenizer), tmp_path / "tokenizer.json"
+    write_json(path, tokenizer_json(listed))
+    for made in (tokenizer_of(listed), tokenizer_of(pieces_of(path))):
         assert (made.vocab_size, made.bos_id, made.eos_id) == (any_tokenizer.vocab_size, 1, 2)
         assert [piece.kind for piece in pieces(made)] == [piece.kind for piece in listed]
         for text in [*SENTENCES.values(), *HARD]:
@@ -124,7 +120,7 @@ def test_what_transformers_saves_of_a_tokenizer_is_enough(
                 "remove_extra_whitespaces": False,
                 "bos_piece": "[B]",
             },
-            "does not begin with <unk>, <s> and </s>",
+            r"begins with <unk>, \[B\], </s>; only Llama's kind",
         ),
     ],
 )
@@ -137,10 +133,39 @@ def test_another_kind_of_tokenizer_is_refused(options: dict, message: str, tmp_p
         minloglevel=2,
         **options,
     )
-    with pytest.raises(DataError, match=message):
-        pieces(Tokenizer.load(tmp_path / "other.model"))
+    path = tmp_path / "other.model"
+    with pytest.raises(DataError, match=rf"other\.model: the tokenizer .*{message}"):
+        pieces(Tokenizer.load(path), path)
 
 
-def test_a_tokenizer_json_of_another_kind_is_refused() -> None:
-    with pytest.raises(DataError, match="not a BPE model with byte fallback"):
-        pieces_of({"model": {"type": "BPE", "byte_fallback": False}})
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"byte_fallback": False}, "model.byte_fallback: Input should be True"),
+        ({"type": "Unigram"}, "model.type: Input should be 'BPE'"),
+        ({"vocab": None}, "model.vocab: Input should be a valid dictionary"),
+        ({"merges": None}, "model.merges: Input should be a valid list"),
+        ({"vocab": {"<unk>": 0, "a": 7}}, "ids that are not 0 to"),
+    ],
+)
+def test_a_tokenizer_json_of_another_kind_is_refused(
+    change: dict, message: str, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    content = tokenizer_json(pieces(tokenizer))
+    write_json(tmp_path / "tokenizer.json", content | {"model": content["model"] | change})
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json: .*{message}"):
+        pieces_of(tmp_path / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda listed: [*listed, listed[-1]], "is already defined"),
+        (lambda listed: listed[1:], "unk is not defined"),
+    ],
+)
+def test_pieces_that_make_no_tokenizer_are_refused(
+    change: Callable[[list[Piece]], list[Piece]], message: str, tokenizer: Tokenizer
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"a\.json: its pieces make no tokenizer .*{message}"):
+        tokenizer_of(change(pieces(tokenizer)), Path("a.json"))
