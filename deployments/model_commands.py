@@ -188,10 +188,13 @@ def finetune(
     """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
     from deployments.profiles import FineTuneProfile, changed
     from deployments.services.flow_runs import running_flows
+    from llama2_core.interop.convert import read
+    from tasks.own import demonstrations
 
     values = {"runtime": {"home": str(home)}}
     profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
     source = _path(model, home)
+    read(source), demonstrations(dialogs)  # refused now rather than when everything has started
     with running_flows(profile.runtime.home):
         from flows.sft import finetune as finetune_flow
 

@@ -42,7 +42,19 @@ def own_model(path: Path, runtime: Runtime) -> str:
 @task(name="own dialogs", task_run_name="dialogs {path}", cache_policy=NO_CACHE)
 def own_dialogs(path: Path, runtime: Runtime) -> str:
     """Read demonstrations from a .jsonl file, a line {"messages": [...]} each, that end with the answer to learn."""
-    rows = [
+    rows = demonstrations(path)
+    job = Job(f"dialogs {path.name}", "dialogs", Own(), inputs={"content": content_digest(path)})
+
+    def work(directory: Path) -> dict[str, Any]:
+        write_table(directory / "demonstrations.parquet", rows, DEMONSTRATIONS)
+        return {"demonstrations": len(rows)}
+
+    return build(job, runtime, work)
+
+
+def demonstrations(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a .jsonl file of dialogs. Raises SourceError and DataError naming the line."""
+    return [
         {
             "id": place,
             "kind": "own",
@@ -52,13 +64,6 @@ def own_dialogs(path: Path, runtime: Runtime) -> str:
         }
         for place, said in read_dialogs(path)
     ]
-    job = Job(f"dialogs {path.name}", "dialogs", Own(), inputs={"content": content_digest(path)})
-
-    def work(directory: Path) -> dict[str, Any]:
-        write_table(directory / "demonstrations.parquet", rows, DEMONSTRATIONS)
-        return {"demonstrations": len(rows)}
-
-    return build(job, runtime, work)
 
 
 def _dialog(place: str, said: list[Any]) -> tuple[Message, ...]:

@@ -13,7 +13,6 @@ from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_policy, save_model
 from storage.artifacts import Store
 
-pytestmark = pytest.mark.slow
 DIALOG = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat on a mat"}]
 
 
@@ -32,6 +31,7 @@ def theirs(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> Path:
     return tmp_path / "theirs"
 
 
+@pytest.mark.slow
 def test_adapters_on_a_hugging_face_model(theirs: Path, tmp_path: Path) -> None:
     dialogs = tmp_path / "chats.jsonl"
     dialogs.write_text("\n".join(json.dumps({"messages": DIALOG}) for _ in range(6)))
