@@ -21,9 +21,9 @@ from mlflow.types.llm import (
 )
 
 from llama2_core.chat import TAGS, Message, encode_prompt
-from llama2_core.completion import chat_completion, stream_completion
+from llama2_core.completion import chat_completion, stream_said
 from llama2_core.config import SamplingConfig
-from llama2_core.generate import Request
+from llama2_core.generate import Finish, Request
 from llama2_core.interop.convert import load
 
 
@@ -51,7 +51,7 @@ class Llama2Chat(ChatModel):
                 ChatChoice(
                     index=index,
                     message=ChatMessage(role="assistant", content=answer.text.strip()),
-                    finish_reason="length" if answer.finish == "length" else "stop",
+                    finish_reason=_reason(answer.finish),
                 )
                 for index, answer in enumerate(answers)
             ],
@@ -63,9 +63,10 @@ class Llama2Chat(ChatModel):
     ) -> Generator[ChatCompletionChunk]:
         prompt = encode_prompt(_dialog(messages), self.tokenizer)
         request = Request(prompt, random.getrandbits(62), _config(params or ChatParams()))
-        for piece in stream_completion(self.model, self.tokenizer, request):
-            delta = ChatChoiceDelta(role="assistant", content=piece)
-            yield ChatCompletionChunk(choices=[ChatChunkChoice(index=0, delta=delta)])
+        for text, finish in stream_said(self.model, self.tokenizer, request):
+            delta = ChatChoiceDelta(role="assistant", content=text)
+            choice = ChatChunkChoice(delta, finish_reason=_reason(finish) if finish else None)
+            yield ChatCompletionChunk(choices=[choice])
 
 
 def _dialog(messages: list[ChatMessage]) -> list[Message]:
@@ -73,15 +74,24 @@ def _dialog(messages: list[ChatMessage]) -> list[Message]:
 
 
 def _config(params: ChatParams) -> SamplingConfig:
-    """Return the request's settings; what it leaves out is the reference code's."""
+    """Return the request's settings; what it leaves out is SamplingConfig's, so the reference code's.
+
+    MLflow fills in a temperature of 1.0: it was left out when the number is that very object.
+    """
+    left_out = params.temperature is ChatParams.temperature
     given = {
-        "temperature": params.temperature,
+        "temperature": None if left_out else params.temperature,
         "top_p": params.top_p,
         "top_k": params.top_k,
         "max_new_tokens": params.max_tokens,
     }
     said = {name: value for name, value in given.items() if value is not None}
-    return SamplingConfig.model_validate({**said, "stop": (*TAGS, *(params.stop or ()))})
+    return SamplingConfig.model_validate({**said, "stop": (*TAGS, *filter(None, params.stop or ()))})
+
+
+def _reason(finish: Finish) -> str:
+    """Return OpenAI's word."""
+    return "length" if finish == "length" else "stop"
 
 
 set_model(Llama2Chat())

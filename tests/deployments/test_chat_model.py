@@ -12,7 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow.types.llm import ChatCompletionResponse, ChatParams
 
+from deployments.services.chat_model import _config
+from llama2_core.chat import TAGS
+from llama2_core.config import SamplingConfig
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
@@ -49,8 +53,40 @@ def test_the_registered_model_answers(registered: str, monkeypatch: pytest.Monke
     assert len(texts) == 2
     assert texts[0] == texts[1], "greedy"
     assert answer["usage"]["completion_tokens"] <= 10
-    streamed = "".join(chunk["choices"][0]["delta"]["content"] for chunk in model.predict_stream(asked))
-    assert streamed.strip() == texts[0]
+    chunks = [chunk["choices"][0] for chunk in model.predict_stream(asked)]
+    assert "".join(chunk["delta"]["content"] for chunk in chunks).strip() == texts[0]
+    assert not any(chunk.get("finish_reason") for chunk in chunks[:-1])
+    assert chunks[-1]["finish_reason"] == answer["choices"][0]["finish_reason"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, {"temperature": 0.6, "top_p": 0.9}),
+        ({"temperature": 1.0, "top_p": 1.0}, {"temperature": 1.0, "top_p": 1.0}),
+        ({"temperature": 1}, {"temperature": 1.0}),
+        ({"stop": ["", "x"]}, {"stop": (*TAGS, "x")}),
+    ],
+)
+def test_what_a_client_leaves_out_is_the_reference_codes(
+    registered: str, monkeypatch: pytest.MonkeyPatch, said: dict, expected: dict
+) -> None:
+    """From the body of a request through MLflow's server and its checks to our settings."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered)
+    model = mlflow.pyfunc.load_model("models:/llama2-chat@champion")
+    served, seen = model._model_impl.chat_model, []
+    predict = served.predict
+
+    def watched(context: object, messages: list, params: ChatParams) -> ChatCompletionResponse:
+        seen.append(_config(params))
+        return predict(context, messages, params)
+
+    monkeypatch.setattr(served, "predict", watched)
+    messages = [{"role": "user", "content": "the cat"}]
+    model.predict(json.loads(json.dumps({"messages": messages, **said})))
+    assert seen[0].model_dump() == {**SamplingConfig(stop=TAGS).model_dump(), **expected}
 
 
 @pytest.mark.slow
