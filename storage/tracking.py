@@ -102,6 +102,17 @@ class Tracker:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status)
 
+    def children(self, parent: str, status: str) -> dict[str, dict[str, str]]:
+        """Return run -> tags of the runs below a parent whose status is so: "= 'RUNNING'", "!= 'FINISHED'"."""
+        filters = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status {status}"
+        found = self._client.search_runs([self.experiment_id], filters)
+        return {run.info.run_id: dict(run.data.tags) for run in found}
+
+    def newest(self, key: str) -> str:
+        """Return the newest run of a key, "" when there is none."""
+        found = self._client.search_runs([self.experiment_id], f"tags.`llama2.key` = '{key}'", max_results=1)
+        return found[0].info.run_id if found else ""
+
     def runs(self) -> list[Any]:
         """Every run of the experiment, newest first."""
         return list(self._client.search_runs([self.experiment_id]))

@@ -37,8 +37,10 @@ def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> s
         return {"win_rates": rates, "champion": kept, "final over sft": rates[f"{kept} over sft"]}
 
     name = build(Job("gate", "verdict", recipe, parents=evaluations), runtime, work)
+    rates = find(name, runtime).summary["win_rates"]
+    table = with_win_rates(score_table(evaluations, runtime), rates)
     create_table_artifact(
-        key="scores", table=score_table(evaluations, runtime), description="Scores by stage"
+        key="scores", table=table, description="Percent by stage; win rates are win + tie / 2"
     )
     return name
 
@@ -68,6 +70,17 @@ def score_table(evaluations: dict[str, str], runtime: Runtime) -> list[dict[str,
         cells = {suite: interval(fact) for suite, fact in facts.items() if isinstance(fact, dict)}
         table.append({"stage": stage, **cells})
     return table
+
+
+def with_win_rates(scores: list[dict[str, str]], rates: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    """Return the rows with a win rate over each earlier stage; every row has every column."""
+    by_stage: dict[str, dict[str, str]] = {}
+    for pair, rate in rates.items():
+        stage, _, other = pair.partition(" over ")
+        by_stage.setdefault(stage, {})[f"win rate over {other}"] = interval(rate)
+    rows = [row | by_stage.get(row["stage"], {}) for row in scores]
+    columns = dict.fromkeys((name for row in rows for name in row), "–")
+    return [columns | row for row in rows]
 
 
 def interval(fact: dict[str, float]) -> str:

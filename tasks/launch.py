@@ -4,7 +4,9 @@ A stage runs in this process when it is given as a function, else in a worker (s
 it works in the artifact's partial directory, and a second try resumes there.
 """
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +15,15 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from llama2_core.config import Record
 from llama2_core.errors import Llama2Error
@@ -45,7 +55,7 @@ JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2
 TELL_SECONDS = 5.0
 """MLflow is told of curves in batches: a write takes a core from the worker for 50 ms."""
-TAIL_CHARACTERS = 2000
+TAIL_CHARACTERS = 4000
 
 Work = Callable[[Path], dict[str, Any]]
 console = Console()
@@ -102,7 +112,7 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
             artifact = store.find(job.kind, job.digest) or _build(job, runtime, store, directory, work)
     else:
         console.print(f"[dim]{job.label}: found {artifact.name}[/]")
-    _publish(job, artifact, reused)
+    _publish(job, artifact, reused, runtime)
     return f"{artifact.kind}/{artifact.digest}"
 
 
@@ -126,7 +136,11 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
     started, status = time.monotonic(), "FAILED"
     try:
-        done = _run_here(work, directory) if work else _run_worker(job, runtime, directory, tracking, run_id)
+        done = (
+            _run_here(job.label, work, directory)
+            if work
+            else _run_worker(job, runtime, directory, tracking, run_id)
+        )
         wall = time.monotonic() - started
         artifact = store.commit(
             job.kind,
@@ -139,12 +153,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
             cpu_seconds=round(done.cpu_seconds, 2),
             peak_memory_bytes=done.peak_memory_bytes,
         )
-        numbers = flat_numbers(done.summary)
-        tracking.log_metrics(run_id, {**numbers, "wall_seconds": wall})
-        tracking.log_file(run_id, artifact.path / "manifest.json")
-        if runtime.parent_run:
-            prefix = job.label.replace(",", "")
-            tracking.log_metrics(runtime.parent_run, {f"{prefix}/{k}": v for k, v in numbers.items()})
+        record(artifact, job.label, tracking, run_id, runtime.parent_run)
         status = "FINISHED"
         console.print(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
         return artifact
@@ -153,6 +162,16 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
         raise
     finally:
         tracking.finish(run_id, status)
+
+
+def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str, parent_run: str) -> None:
+    """Put a committed artifact's numbers on its run and on the parent run."""
+    numbers = flat_numbers(artifact.summary)
+    tracking.log_metrics(run_id, {**numbers, "wall_seconds": artifact.manifest.wall_seconds})
+    tracking.log_file(run_id, artifact.path / "manifest.json")
+    if parent_run:
+        prefix = label.replace(",", "")
+        tracking.log_metrics(parent_run, {f"{prefix}/{name}": value for name, value in numbers.items()})
 
 
 def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
@@ -166,9 +185,11 @@ def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
     return numbers
 
 
-def _run_here(work: Work, directory: Path) -> Done:
+def _run_here(label: str, work: Work, directory: Path) -> Done:
     meter = Meter()
-    return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes())
+    with _progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
+        line.add_task(label, total=None)
+        return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes())
 
 
 def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> Done:
@@ -180,7 +201,9 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
     untold: list[dict[str, Any]] = []
     due = 0.0
-    with at_work(directory, job.processes, runtime.threads) as worker, _bar() as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    bar = _progress(*columns, TimeRemainingColumn())
+    with at_work(directory, job.processes, runtime.threads) as worker, bar:
         line = bar.add_task(job.label, total=None)
         while True:
             status = worker.status()
@@ -197,22 +220,31 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     if status != 0:
         log = directory / LOG
         last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"
-        raise WorkerFailed(f"{job.label} failed (exit status {status}). Last lines of {log}:\n{last}")
+        raise WorkerFailed(f"{_failure(job.label, status, last)} Last lines of {log}:\n{last}")
     done = Done(**json.loads((directory / DONE).read_text()))
     for name in (JOB, DONE):
         (directory / name).unlink()
     return done
 
 
-def _bar() -> Progress:
-    columns = (TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+def _failure(label: str, status: int, last: str) -> str:
+    """Return what a worker died of, from its last lines."""
+    if "DiskFull" in last or os.strerror(errno.ENOSPC) in last:
+        return f"{label} failed: the disk is full. Free some space and run again: finished work is kept."
+    return f"{label} failed (exit status {status})."
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
     return Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
+        TextColumn(" "), *columns, console=console, transient=True, disable=not console.is_terminal
     )
 
 
-def _publish(job: Job, artifact: Artifact, reused: bool) -> None:
+def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> None:
     """Leave a markdown artifact in Prefect."""
+    tracking = tracker(runtime)
+    run_id = tracking.newest(artifact.digest)
+    link = f"[its run in MLflow]({runtime.mlflow_address}{tracking.run_path(run_id)})\n\n" if run_id else ""
     manifest = artifact.manifest
     facts = flat_numbers(manifest.summary)
     rows = "\n".join(f"| {name} | {value:,.4g} |" for name, value in list(facts.items())[:60])
@@ -222,5 +254,5 @@ def _publish(job: Job, artifact: Artifact, reused: bool) -> None:
         key=artifact.kind,
         description=job.label,
         markdown=f"## {job.label}\n\n`{artifact.kind}/{artifact.digest}`, {origin}; from {made_from}.\n\n"
-        f"| fact | value |\n|---|---|\n{rows}\n",
+        f"{link}| fact | value |\n|---|---|\n{rows}\n",
     )

@@ -1,5 +1,6 @@
 """The run of the whole pipeline in MLflow: a parent of every stage's run."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,22 +11,29 @@ from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
-from storage.artifacts import digest_of
+from storage.artifacts import Store, digest_of
 from storage.disk import atomic_write
-from tasks.launch import find, flat_numbers, tracker
+from storage.errors import StoreBusy
+from tasks.launch import find, flat_numbers, record, tracker
 from tasks.recipes import Llama2Recipe
 from tasks.runtime import Runtime
 
 
 @contextmanager
 def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
-    """Yield the runtime with a parent run that stages become children of; on an error, end it as what it was."""
+    """Yield the runtime with a parent run that stages become children of; on an error, end it as what it was.
+
+    Of two runs of one recipe at once the second is refused by the store; their parent run stays the first's.
+    """
     runtime = start_run(recipe, runtime)
     try:
         yield runtime
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        tracker(runtime).finish(runtime.parent_run, "KILLED" if stopped else "FAILED")
+        tracking = tracker(runtime)
+        others = isinstance(error, StoreBusy) and tracking.children(runtime.parent_run, "= 'RUNNING'")
+        if not others:
+            stopped = isinstance(error, KeyboardInterrupt)
+            tracking.finish(runtime.parent_run, "KILLED" if stopped else "FAILED")
         raise
 
 
@@ -33,37 +41,49 @@ def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
 def start_run(recipe: Llama2Recipe, runtime: Runtime) -> Runtime:
     """Open the parent run, or continue the unfinished one of the same recipe."""
     tracking = tracker(runtime)
-    facts = recipe.model_dump(mode="json")
-    key = digest_of("pipeline", 1, facts, {})
-    note = f"`{command(runtime)}`"
+    key = pipeline_digest(recipe)
+    note = f"`{command(recipe, runtime)}`"
     tags = {"llama2.kind": "pipeline", "llama2.digest": key, "mlflow.note.content": note}
     run_id = tracking.start(f"llama2 seed {recipe.seed}", key, tags)
-    tracking.log_params(run_id, facts)
-    tracking.log_file(run_id, write_profile(recipe, runtime))
+    tracking.log_params(run_id, recipe.model_dump(mode="json"))
+    path = profile_path(recipe, runtime)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, profile(recipe, runtime).encode())
+    tracking.log_file(run_id, path)
     address = runtime.mlflow_address + tracking.run_path(run_id)
     create_link_artifact(key="mlflow-run", link=address, link_text="this run in MLflow")
-    return runtime.model_copy(update={"parent_run": run_id})
+    runtime = runtime.model_copy(update={"parent_run": run_id})
+    close_committed(runtime)
+    return runtime
 
 
-def command(runtime: Runtime) -> str:
-    """Return what makes this run's artifacts again: `llama2 run` with the profile that `write_profile` keeps."""
-    return f"llama2 run --profile {profile_path(runtime)}"
+def close_committed(runtime: Runtime) -> None:
+    """Finish the stages' runs whose process was killed after it had committed: nothing will build them again."""
+    tracking, store = tracker(runtime), Store(runtime.store_root)
+    for run_id, tags in tracking.children(runtime.parent_run, "!= 'FINISHED'").items():
+        artifact = store.find(tags["llama2.kind"], tags["llama2.digest"])
+        if artifact:
+            record(artifact, tags["llama2.label"], tracking, run_id, runtime.parent_run)
+            tracking.finish(run_id)
 
 
-def profile_path(runtime: Runtime) -> Path:
-    return runtime.home / "report" / "profile.yaml"
+def pipeline_digest(recipe: Llama2Recipe) -> str:
+    return digest_of("pipeline", 1, recipe.model_dump(mode="json"), {})
 
 
-def write_profile(recipe: Llama2Recipe, runtime: Runtime) -> Path:
-    """Keep all that was set, by profile, command or form, as one profile."""
-    path = profile_path(runtime)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {
-        "recipe": recipe.model_dump(mode="json"),
-        "runtime": runtime.model_dump(mode="json", exclude={"parent_run"}),
-    }
-    atomic_write(path, yaml.safe_dump(profile, sort_keys=False).encode())
-    return path
+def command(recipe: Llama2Recipe, runtime: Runtime) -> str:
+    """Return what makes this run's artifacts again: `llama2 run` with the profile that `start_run` keeps."""
+    return shlex.join(["llama2", "run", "--profile", str(profile_path(recipe, runtime))])
+
+
+def profile_path(recipe: Llama2Recipe, runtime: Runtime) -> Path:
+    return runtime.home / "report" / f"profile-{pipeline_digest(recipe)[:12]}.yaml"
+
+
+def profile(recipe: Llama2Recipe, runtime: Runtime) -> str:
+    """Return all that was set, by profile, command or form, as one profile."""
+    settings = runtime.model_dump(mode="json", exclude={"parent_run"})
+    return yaml.safe_dump({"recipe": recipe.model_dump(mode="json"), "runtime": settings}, sort_keys=False)
 
 
 @task(name="finish run", task_run_name="finish run", cache_policy=NO_CACHE)
@@ -76,5 +96,7 @@ def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
             headline[stage.removeprefix("evaluation of ")] = find(name, runtime).summary
     tracking.log_metrics(runtime.parent_run, flat_numbers(headline))
     tracking.set_tags(runtime.parent_run, {f"llama2.stage.{stage}": name for stage, name in stages.items()})
-    tracking.log_file(runtime.parent_run, Path(report), "report")
+    page = Path(report)
+    for path in (page, page.with_suffix(".json"), *sorted(page.parent.glob("*.svg"))):
+        tracking.log_file(runtime.parent_run, path, "report")
     tracking.finish(runtime.parent_run)

@@ -1,17 +1,19 @@
 """What the report says, as one record: read from the store, before any drawing."""
 
-import json
+import shlex
+from pathlib import Path
 from typing import Any
 
+from llama2_core.chat import Dialog
 from llama2_core.config import Record
-from llama2_core.rlhf.reward import GRADES
 from storage.metrics import read_metrics
 from storage.schemas import RESPONSES, read_table
 from tasks.evaluate import score_table
 from tasks.launch import find
-from tasks.pipeline import command
+from tasks.pipeline import command, profile, profile_path
 from tasks.recipes import Llama2Recipe
 from tasks.runtime import Runtime
+from tasks.tables import dialog_from_json
 
 DIALOGS_SHOWN = 10
 KG_CO2_PER_KWH = 0.4235
@@ -30,10 +32,21 @@ class StageFact(Record):
     parents: dict[str, str]
 
 
+class DialogFact(Record):
+    """One held-out prompt with the answers of the stages that were asked."""
+
+    kind: str
+    dialog: Dialog
+    answers: dict[str, str]
+
+
 class ReportFacts(Record):
     """Everything on the page."""
 
-    command: str
+    commands: dict[str, str]
+    """What it is for -> the command."""
+    profile_name: str
+    profile: str
     seed: int
     stages: list[StageFact]
     scores: list[dict[str, str]]
@@ -44,7 +57,7 @@ class ReportFacts(Record):
     reward_accuracy: dict[str, dict[str, Any]]
     reward_curve: list[dict[str, float]]
     comparisons: dict[str, dict[str, Any]]
-    dialogs: list[dict[str, str]]
+    dialogs: list[DialogFact]
     wall_seconds: float
     energy_watt_hours: float
     co2_grams: float
@@ -77,13 +90,24 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         if (artifact.path / "metrics.jsonl").exists() and artifact.kind in ("base", "chat", "reward", "ppo")
     }
     evaluations = {stage: artifacts[f"evaluation of {stage}"] for stage in MODELS}
+    verdict = artifacts["gate"]
+    kept = artifacts[verdict.summary["champion"]]
+    home = [] if runtime.home == Path("var") else ["--home", str(runtime.home)]
     return ReportFacts(
-        command=command(runtime),
+        commands={
+            "make every artifact again": command(recipe, runtime),
+            "what this page's scores were made from": shlex.join(
+                ["llama2", "artifacts", "lineage", verdict.name, *home]
+            ),
+            "talk to the model that the gate kept": shlex.join(["llama2", "chat", kept.name, *home]),
+        },
+        profile_name=profile_path(recipe, runtime).name,
+        profile=profile(recipe, runtime),
         seed=recipe.seed,
         stages=facts,
         scores=score_table({s: f"{a.kind}/{a.digest}" for s, a in evaluations.items()}, runtime),
         evaluations={stage: artifact.summary for stage, artifact in evaluations.items()},
-        verdict=artifacts["gate"].summary,
+        verdict=verdict.summary,
         corpus=artifacts["corpus"].summary,
         curves=curves,
         reward_accuracy={
@@ -93,9 +117,7 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         },
         reward_curve=samples.summary["reward_curve"],
         comparisons={s: a.summary for s, a in artifacts.items() if a.kind == "comparisons"},
-        dialogs=side_by_side(
-            {s: a.path / "responses.parquet" for s, a in evaluations.items() if s != "base"}
-        ),
+        dialogs=side_by_side({s: a.path / "responses.parquet" for s, a in evaluations.items()}),
         wall_seconds=sum(fact.wall_seconds for fact in facts),
         energy_watt_hours=watt_hours,
         co2_grams=watt_hours * KG_CO2_PER_KWH,
@@ -103,35 +125,18 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
     )
 
 
-def side_by_side(paths: dict[str, Any]) -> list[dict[str, str]]:
+def side_by_side(paths: dict[str, Path]) -> list[DialogFact]:
     """Return a few prompts of every kind with each model's answer: the first of each kind, unchosen."""
-    answers: dict[str, dict[str, str]] = {}
+    asked: dict[str, DialogFact] = {}
     for stage, path in paths.items():
         for row in read_table(path, RESPONSES):
             if row["suite"] == "side by side":
-                shown = answers.setdefault(
-                    row["prompt_id"], {"kind": row["kind"], "prompt": last_turn(row["prompt"])}
+                dialog = dialog_from_json(row["prompt"])
+                fact = asked.setdefault(
+                    row["prompt_id"], DialogFact(kind=row["kind"], dialog=dialog, answers={})
                 )
-                shown[stage] = row["response"]
-    by_kind: dict[str, list[dict[str, str]]] = {}
-    for row in answers.values():
-        by_kind.setdefault(row["kind"], []).append(row)
-    return [row for rows in by_kind.values() for row in rows[: DIALOGS_SHOWN // len(by_kind)]]
-
-
-def last_turn(dialog: str) -> str:
-    return json.loads(dialog)[-1]["content"]
-
-
-def accuracy_table(accuracy: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-    """Return one row a reward model and domain: right answers by grade, in percent (Llama 2 Table 8)."""
-    rows = []
-    for model, domains in accuracy.items():
-        for domain, grades in domains.items():
-            cells = {name: grades[name] for name in (*GRADES, "all")}
-            shares = {
-                n: f"{100 * c['right'] / c['n']:.1f} (n={c['n']})" if c["n"] else "–"
-                for n, c in cells.items()
-            }
-            rows.append({"model": model, "held-out comparisons": domain, **shares})
-    return rows
+                fact.answers[stage] = row["response"]
+    by_kind: dict[str, list[DialogFact]] = {}
+    for fact in asked.values():
+        by_kind.setdefault(fact.kind, []).append(fact)
+    return [fact for facts in by_kind.values() for fact in facts[: DIALOGS_SHOWN // len(by_kind)]]

@@ -1,59 +1,74 @@
-"""The report's page: HTML from the facts. Figures live in report_figures."""
+"""The report's page: HTML from the facts. Tables live in report_tables, drawing in report_figures."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
-from tasks.report_facts import ReportFacts, accuracy_table
+from tasks.report_facts import MODELS, ReportFacts
 from tasks.report_figures import curve_figure, pick
+from tasks.report_tables import accuracy_table, grade_table, safety_table
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html"
 
 
-def render(facts: ReportFacts) -> str:
-    """Return one self-contained page: no script, no request."""
-    curves = facts.curves
-    figures = [
-        ("Pretraining loss", curve_figure({"base": pick(curves["base"], "loss")}, "update", "nats a token")),
-        (
+@dataclass(frozen=True)
+class Figure:
+    """A chart under its title; `name` is its file's."""
+
+    name: str
+    title: str
+    svg: Markup
+
+
+def draw(facts: ReportFacts) -> list[Figure]:
+    """Return the page's charts in order."""
+    curves, rewards = facts.curves, facts.reward_curve
+    losses = {stage: pick(curve, "loss") for stage, curve in curves.items()}
+    best_of_n = {name: [(row["n"], row[name]) for row in rewards] for name in ("maximum", "median")}
+    ppo = {
+        "rollouts": pick(curves["ppo"], "reward"),
+        "prompts set aside": pick(curves["ppo"], "held_out_reward"),
+    }
+    return [
+        Figure(
+            "pretraining",
+            "Pretraining loss",
+            curve_figure({"base": losses["base"]}, "update", "nats a token"),
+        ),
+        Figure(
+            "fine-tuning",
             "Fine-tuning loss",
-            curve_figure(
-                {s: pick(curves[s], "loss") for s in ("sft", "rejection")}, "update", "nats a token"
-            ),
+            curve_figure({s: losses[s] for s in ("sft", "rejection")}, "update", "nats a token"),
         ),
-        (
-            "Reward models: ranking loss",
-            curve_figure(
-                {s: pick(c, "loss") for s, c in curves.items() if "reward" in s}, "update", "nats a pair"
-            ),
+        Figure(
+            "reward-models",
+            "Reward models: ranking loss, plus the auxiliary loss where a safety model has one",
+            curve_figure({s: loss for s, loss in losses.items() if "reward" in s}, "update", "nats a pair"),
         ),
-        (
+        Figure(
+            "best-of-n",
             "Reward of the best of N samples (Llama 2 Figure 7)",
-            curve_figure(
-                {
-                    "maximum": [(row["n"], row["maximum"]) for row in facts.reward_curve],
-                    "median": [(row["n"], row["median"]) for row in facts.reward_curve],
-                },
-                "N samples",
-                "mean reward",
-            ),
+            curve_figure(best_of_n, "N samples", "mean reward"),
         ),
-        (
-            "PPO: reward",
-            curve_figure(
-                {
-                    "rollouts": pick(curves["ppo"], "reward"),
-                    "prompts set aside": pick(curves["ppo"], "held_out_reward"),
-                },
-                "iteration",
-                "mean reward",
-            ),
-        ),
-        (
+        Figure("ppo-reward", "PPO: reward", curve_figure(ppo, "iteration", "mean reward")),
+        Figure(
+            "ppo-kl",
             "PPO: distance from where it began",
             curve_figure({"KL": pick(curves["ppo"], "kl")}, "iteration", "nats"),
         ),
     ]
+
+
+def render(facts: ReportFacts, figures: list[Figure]) -> str:
+    """Return one self-contained page: no script, no request."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(f=facts, figures=figures, accuracy=accuracy_table(facts.reward_accuracy))
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        f=facts,
+        figures=figures,
+        models=MODELS,
+        accuracy=accuracy_table(facts.reward_accuracy),
+        grades=grade_table(facts.comparisons),
+        safety=safety_table(facts.comparisons),
+    )

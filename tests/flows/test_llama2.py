@@ -122,7 +122,8 @@ def test_mlflow_has_one_parent_and_a_child_a_stage(home: Path) -> None:
 
 def test_the_kept_profile_finds_everything_and_an_unbroken_one_agrees(home: Path, tmp_path: Path) -> None:
     before = {artifact.name for artifact in Store(home / "artifacts").artifacts()}
-    profile = ["run", "--profile", str(home / "report" / "profile.yaml")]
+    [kept] = (home / "report").glob("profile-*.yaml")
+    profile = ["run", "--profile", str(kept)]
     again = subprocess.run(
         [sys.executable, "-m", "deployments.cli", *profile],
         capture_output=True,
