@@ -1,6 +1,7 @@
 """What parent and worker both do to a process: tie it to its parent, and measure it."""
 
 import ctypes
+import os
 import resource
 import signal
 import sys
@@ -12,9 +13,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    """Have the kernel kill this process when its parent dies (Linux)."""
+    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was asked
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Meter:

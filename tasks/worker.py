@@ -10,13 +10,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.process import Meter, die_with_parent
+
+if (
+    __name__ == "__main__"
+):  # before torch, which takes seconds: torchrun starts its ranks in sessions of their own
+    if "RANK" in os.environ and os.getppid() == 1:
+        sys.exit("torchrun has ended before this rank began")
+    die_with_parent()
+
 import torch
 
 from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import sampling_stages, training_stages
-from tasks.process import Meter, die_with_parent
 from tasks.stage import Stage
 
 STAGES = {
@@ -31,7 +39,6 @@ STAGES = {
 
 
 def main(directories: Sequence[str]) -> None:
-    die_with_parent()  # torchrun may stand between us and the parent that asked for it
     if directories:
         perform(Path(directories[0]))
     else:
