@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import torch
 
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
@@ -99,6 +100,11 @@ def test_a_model_chats_and_completes(home: list[str]) -> None:
         "complete", "chat/c0ffee", "the cat sat", "--seed", "3", "--max-tokens", "8", *home
     )
     assert first[0] == 0
+    status, said = llama2("complete", "chat", "the", "--dtype", "bfloat16", "--max-tokens", "4", *home)
+    assert status == 0, said
+    if not torch.cuda.is_available():
+        status, said = llama2("complete", "chat", "the", "--device", "cuda", *home)
+        assert status == 1 and "PyTorch finds no CUDA device here; leave the option out" in said
     status, said = llama2("complete", "chat", "cat " * 100, *home)
     assert status == 1
     assert "1 to 63 fit this model" in said
