@@ -10,6 +10,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.types.llm import ChatCompletionResponse, ChatParams
@@ -53,7 +54,8 @@ def test_the_registered_model_answers(registered: str, monkeypatch: pytest.Monke
     assert len(texts) == 2
     assert texts[0] == texts[1], "greedy"
     assert answer["usage"]["completion_tokens"] <= 10
-    chunks = [chunk["choices"][0] for chunk in model.predict_stream(asked)]
+    streamed: list[Any] = list(model.predict_stream(asked))
+    chunks = [chunk["choices"][0] for chunk in streamed]
     assert "".join(chunk["delta"]["content"] for chunk in chunks).strip() == texts[0]
     assert not any(chunk.get("finish_reason") for chunk in chunks[:-1])
     assert chunks[-1]["finish_reason"] == answer["choices"][0]["finish_reason"]
