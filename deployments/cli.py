@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import webbrowser
@@ -10,19 +11,25 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deployments import model_commands
 from deployments.doctor import checks
 from deployments.environment import prepare
 from deployments.model_commands import Home
-from deployments.profiles import load_profile
-from deployments.services.prefect_server import prefect_server
+from deployments.services.flow_runs import running_flows
 from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
+from storage.disk import require_free_space
 from storage.errors import StorageError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="The Llama 2 recipe, from raw text to an aligned chat model: run it, look at it, talk to it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(model_commands.app)
 console = Console()
 
@@ -35,30 +42,23 @@ def run(
     changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
 ) -> None:
     """Run the whole recipe, from documents to an aligned chat model and its report."""
+    from deployments.profiles import load_profile  # noqa: PLC0415  (doctor starts without the engines of recipes)
+
     chosen = load_profile(profile, changes or [])
     home = chosen.runtime.home
-    prepare(home)
-    with prefect_server(home):
-        # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
-        from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
+    require_free_space(home, chosen.runtime.least_free_bytes)
+    with running_flows(home):
+        from flows.llama2 import llama2  # noqa: PLC0415  (prefect reads its settings at import)
 
-        from flows.llama2 import llama2  # noqa: PLC0415
-
-        try:
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                page = Path(llama2(chosen.recipe, chosen.runtime))
-        except KeyboardInterrupt:
-            console.print("[yellow]Stopped. Run the same command again to go on.[/]")
-            raise typer.Exit(130) from None
-        finally:
-            APILogHandler().flush()
+        page = Path(llama2(chosen.recipe, chosen.runtime))
     command = "llama2" if shutil.which("llama2") else sys.argv[0]  # what can be typed, venv active or not
+    at = "" if home == Path("var") else f" --home {shlex.quote(str(home))}"
+    serve = f"{command} up{at}" if at else "make serve"
     console.print(
         f"\n[bold green]Done.[/] The report: [bold]{page}[/]\n"
-        f"  chat        {command} chat --home {home}\n"
-        f"  preferences {command} sql --home {home} 'select grade, count(*) from comparisons group by all'\n"
-        f"  MLflow and Prefect   make serve, then http://127.0.0.1:5000 and http://127.0.0.1:4200"
+        f"  chat        {command} chat{at}\n"
+        f"  preferences {command} sql{at} 'select grade, count(*) from comparisons group by all'\n"
+        f"  MLflow and Prefect   {serve}, then http://127.0.0.1:5000 and http://127.0.0.1:4200"
     )
     if console.is_terminal and (
         sys.platform == "darwin" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}
@@ -130,24 +130,25 @@ def report(home: Home = Path("var"), as_json: AsJson = False) -> None:
     print(page.with_suffix(".json").read_text() if as_json else page.absolute())
 
 
-@app.command()
+@app.command(epilog="Examples: llama2 doctor;  llama2 doctor --home /data/llama2")
 def doctor(home: Home = Path("var")) -> None:
-    """Check versions, pins, disk, ports and offline switches."""
+    """Check versions, pins, disk, ports and offline switches; exit status 1 when a run would fail."""
     prepare(home)
     table = Table("check", "found", "verdict")
     found = checks(home)
     for check in found:
-        table.add_row(check.name, check.found, "[green]ok[/]" if check.ok else f"[red]{check.advice}[/]")
+        verdict = f"[{'red' if check.vital else 'yellow'}]{escape(check.advice)}[/]"
+        table.add_row(check.name, check.found, "[green]ok[/]" if check.ok else verdict)
     console.print(table)
-    if not all(check.ok for check in found):
+    if not all(check.ok for check in found if check.vital):
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog="Examples: llama2 up;  llama2 up --home /data/llama2 --mlflow-port 5001")
 def up(
     home: Home = Path("var"),
-    prefect_port: Annotated[int, typer.Option()] = 4200,
-    mlflow_port: Annotated[int, typer.Option()] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's UI and API.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's UI and API.")] = 5000,
 ) -> None:
     """Serve the Prefect and MLflow UIs on this machine until Ctrl-C."""
     prepare(home)

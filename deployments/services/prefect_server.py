@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -62,9 +62,8 @@ def wait_until_healthy(server: subprocess.Popen, address: str, log: Path, second
     """Return once the address answers. Raises ConfigError naming the log when the server does not come up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and server.poll() is None:
-        try:
+        with suppress(httpx.HTTPError):
             if httpx.get(address, timeout=2).status_code == 200:
                 return
-        except httpx.HTTPError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     raise ConfigError(f"{address} does not answer; see {log}")
