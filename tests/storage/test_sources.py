@@ -138,7 +138,7 @@ def test_text_and_json_lines(tmp_path):
         ("late.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"late.jsonl: byte 24 \(0xff\)"),
         ("bad.jsonl", b'{"text": "a"}\n{"text": \n', r"bad.jsonl:2: not JSON"),
         ("other.jsonl", b'{"body": "a"}\n', r'other.jsonl:1: no string named "text"'),
-        ("list.jsonl", b'["a"]\n', r'list.jsonl:1: no string named "text"'),
+        ("list.jsonl", b'["a"]\n', r"list.jsonl:1: not an object"),
         ("blank.txt", b" \n", r"every document is blank"),
         ("page.pdf", b"%PDF", r"page.pdf: only .txt and .jsonl"),
     ],

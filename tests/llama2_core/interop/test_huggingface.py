@@ -239,8 +239,8 @@ def test_pieces_that_fine_tuning_added_are_read_from_tokenizer_json(
     content = json.loads((export / "tokenizer.json").read_text())
     content["added_tokens"].append({"id": 320, "content": "<pad>", "special": True})
     write_json(export / "tokenizer.json", content)
-    convert(export, tmp_path / "native", "native")
-    found = native.read(tmp_path / "native").tokenizer
+    convert(export, tmp_path / "again", "native")
+    found = native.read(tmp_path / "again").tokenizer
     assert found.vocab_size == 321
     for text in [*SENTENCES.values(), "the cat sat on a mat"]:
         assert found.encode(text) == tokenizer.encode(text)

@@ -157,15 +157,7 @@ def test_a_tokenizer_json_of_another_kind_is_refused(
         pieces_of(tmp_path / "tokenizer.json")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda listed: [*listed, listed[-1]], "is already defined"),
-        (lambda listed: listed[1:], "unk is not defined"),
-    ],
-)
-def test_pieces_that_make_no_tokenizer_are_refused(
-    change: Callable[[list[Piece]], list[Piece]], message: str, tokenizer: Tokenizer
-) -> None:
-    with pytest.raises(CheckpointError, match=rf"a\.json: its pieces make no tokenizer .*{message}"):
-        tokenizer_of(change(pieces(tokenizer)), Path("a.json"))
+def test_pieces_that_make_no_tokenizer_are_refused(tokenizer: Tokenizer) -> None:
+    listed = pieces(tokenizer)
+    with pytest.raises(CheckpointError, match=r"a\.json: its pieces make no tokenizer .*is already defined"):
+        tokenizer_of([*listed, listed[-1]], Path("a.json"))
