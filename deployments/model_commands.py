@@ -194,7 +194,8 @@ def finetune(
     values = {"runtime": {"home": str(home)}}
     profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
     source = _path(model, home)
-    read(source), demonstrations(dialogs)  # refused now rather than when everything has started
+    read(source)  # what is wrong with either is told now, not when everything has started
+    demonstrations(dialogs)
     with running_flows(profile.runtime.home):
         from flows.sft import finetune as finetune_flow
 

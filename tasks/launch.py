@@ -37,7 +37,7 @@ from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
     "corpus": 2,
-    "tokenizer": 2,
+    "tokenizer": 3,
     "tokens": 1,
     "dialogs": 6,
     "base": 2,

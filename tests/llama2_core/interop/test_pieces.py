@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from llama2_core.errors import CheckpointError, DataError
 from llama2_core.interop import huggingface
 from llama2_core.interop.convert import convert
-from llama2_core.interop.pieces import Kind, Piece, pieces, pieces_of, tokenizer_json, tokenizer_of
+from llama2_core.interop.pieces import Kind, pieces, pieces_of, tokenizer_json, tokenizer_of
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.tensors import write_json
 from llama2_core.tokenizer import Tokenizer
