@@ -33,6 +33,7 @@ INTERVAL_SECONDS = 0.05
 def made_up(vocab_size: int) -> Tokenizer:
     roles = {"<unk>": Kind.UNKNOWN, "<s>": Kind.CONTROL, "</s>": Kind.CONTROL}
     roles |= {f"<0x{byte:02X}>": Kind.BYTE for byte in range(256)}
+    roles["▁"] = Kind.NORMAL
     roles |= {f"▁p{i}": Kind.NORMAL for i in range(vocab_size - len(roles))}
     return tokenizer_of(
         [Piece(text, -float(index), kind) for index, (text, kind) in enumerate(roles.items())]
