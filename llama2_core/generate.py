@@ -17,7 +17,7 @@ from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.model import KVCache, Transformer
 
-CANDIDATES = 256
+CANDIDATES = 1024
 """The nucleus is looked for among so many tokens before all are sorted."""
 LARGEST_UNIFORM = 1 - 2**-24
 """Below 1 in float32, to which larger draws are rounded."""
@@ -69,9 +69,9 @@ def sample_tokens(
     Temperature [B] divides the logits; 0 takes the arg-max. top_k int64 [B] keeps the likeliest. The nucleus drops
     tokens before which the cumulated probability already exceeds top_p [B], so the first is always kept.
     """
-    greedy = logits.argmax(-1)
-    if not temperature.any():
-        return greedy
+    hot = temperature > 0
+    if not hot.any():
+        return logits.argmax(-1)
     size = logits.shape[-1]
     probabilities = (logits / temperature.clamp(min=1e-6).unsqueeze(-1)).softmax(-1)
     # by row: a neighbour's settings must not change the order of the tokens
@@ -79,21 +79,20 @@ def sample_tokens(
     if narrow.all():
         drawn = _from_nucleus(probabilities, top_p, top_k, uniform)
     else:
-        drawn = _invert(probabilities.cumsum(-1), uniform)
+        cumulated = probabilities.cumsum(-1)
+        drawn = _invert(cumulated, cumulated[:, -1:].contiguous(), uniform)
         if narrow.any():
             drawn[narrow] = _from_nucleus(
                 probabilities[narrow], top_p[narrow], top_k[narrow], uniform[narrow]
             )
-    return torch.where(temperature > 0, drawn, greedy)
+    return drawn if hot.all() else torch.where(hot, drawn, logits.argmax(-1))
 
 
-def _invert(cumulated: Tensor, uniform: Tensor) -> Tensor:
-    """Return the first place of each row [B, V] where the cumulated mass exceeds this share of its total."""
-    total = cumulated[:, -1:].contiguous()
+def _invert(cumulated: Tensor, total: Tensor, uniform: Tensor) -> Tensor:
+    """Return the first place of each row [B, V] where the cumulated mass exceeds this share of a total [B, 1]."""
     place = torch.searchsorted(cumulated, uniform.unsqueeze(-1) * total, right=True)
-    return place.minimum(torch.searchsorted(cumulated, total)).squeeze(
-        -1
-    )  # at a share of 1, the last with mass
+    last = torch.searchsorted(cumulated, total)  # with mass: where a share of 1 falls
+    return place.minimum(last).squeeze(-1)
 
 
 def _from_nucleus(probabilities: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor) -> Tensor:
@@ -101,26 +100,25 @@ def _from_nucleus(probabilities: Tensor, top_p: Tensor, top_k: Tensor, uniform: 
     size = probabilities.shape[-1]
     count = min(CANDIDATES, size)
     likeliest, order = probabilities.topk(count, dim=-1)
-    wide = (
-        (likeliest.sum(-1) <= top_p) & (top_k > count)
-        if count < size
-        else torch.zeros_like(top_p, dtype=torch.bool)
-    )
-    drawn = order.gather(-1, _invert(_kept(likeliest, top_p, top_k), uniform).unsqueeze(-1)).squeeze(-1)
-    if wide.any():
-        likeliest, order = probabilities[wide].sort(dim=-1, descending=True)
-        places = _invert(_kept(likeliest, top_p[wide], top_k[wide]), uniform[wide])
-        drawn[wide] = order.gather(-1, places.unsqueeze(-1)).squeeze(-1)
+    cumulated = likeliest.cumsum(-1)
+    drawn = _from_likeliest(likeliest, cumulated, order, top_p, top_k, uniform)
+    if count < size:
+        wide = (cumulated[:, -1] <= top_p) & (top_k > count)
+        if wide.any():
+            likeliest, order = probabilities[wide].sort(dim=-1, descending=True)
+            settings = top_p[wide], top_k[wide], uniform[wide]
+            drawn[wide] = _from_likeliest(likeliest, likeliest.cumsum(-1), order, *settings)
     return drawn
 
 
-def _kept(likeliest: Tensor, top_p: Tensor, top_k: Tensor) -> Tensor:
-    """Return the cumulated probabilities [B, N] of the tokens, likeliest first, that top-k and top-p keep."""
-    before = likeliest.cumsum(-1) - likeliest
-    rank = torch.arange(likeliest.shape[-1], device=likeliest.device)
-    # at top_p 1 rounding must not cut the tail
-    dropped = ((before > top_p.unsqueeze(-1)) & (top_p < 1).unsqueeze(-1)) | (rank >= top_k.unsqueeze(-1))
-    return likeliest.masked_fill(dropped, 0.0).cumsum(-1)
+def _from_likeliest(
+    likeliest: Tensor, cumulated: Tensor, order: Tensor, top_p: Tensor, top_k: Tensor, uniform: Tensor
+) -> Tensor:
+    """Draw among the tokens `order` [B, N], likeliest first, that top-k and top-p keep."""
+    whole = top_p.masked_fill(top_p >= 1, torch.inf).unsqueeze(-1)  # rounding must not cut the tail
+    kept = (cumulated - likeliest <= whole).sum(-1, keepdim=True).minimum(top_k.unsqueeze(-1))
+    place = _invert(cumulated, cumulated.gather(-1, kept - 1), uniform)
+    return order.gather(-1, place.unsqueeze(-1)).squeeze(-1)
 
 
 def pad_right(rows: Sequence[Sequence[int]], fill: int = 0) -> Tensor:
@@ -233,6 +231,8 @@ class _Slots:
         self.cache = KVCache(model.config, count, capacity, model.tok_embeddings.weight)
         self.logits = torch.zeros(count, model.config.vocab_size, device=self.device)
         self.rows: list[_Row | None] = [None] * count
+        self.settings = torch.zeros(3, count, device=self.device)
+        """Temperature, top-p and top-k of each slot."""
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -248,7 +248,7 @@ class _Slots:
     def _keep(self, slots: list[int]) -> None:
         index = torch.tensor(slots, device=self.device)
         self.cache.keep_rows(index)
-        self.logits = self.logits[index]
+        self.logits, self.settings = self.logits[index], self.settings[:, index]
         self.rows = [self.rows[slot] for slot in slots]
 
     def _prefill(self, free: list[int], taken: list[_Row]) -> None:
@@ -267,22 +267,20 @@ class _Slots:
         self.cache.replace_rows(slots, cache, rows)
         for slot, row in zip(free, taken, strict=True):
             self.rows[slot] = row
+        configs = [row.request.config for row in taken]
+        settings = [(c.temperature, c.top_p, c.top_k or self.logits.shape[-1]) for c in configs]
+        self.settings[:, slots] = torch.tensor(settings, device=self.device).T
 
     def draw(self) -> list[tuple[int, _Row, int, float]]:
         """Draw a token for every busy slot; return (slot, row, token, log-probability) of each."""
-        slots = [slot for slot, row in enumerate(self.rows) if row]
-        rows = [row for row in self.rows if row]
-        logits = self.logits[torch.tensor(slots, device=self.device)]
-        configs = [row.request.config for row in rows]
+        draws = [min(row.random.random(), LARGEST_UNIFORM) if row else 0.0 for row in self.rows]
+        temperature, top_p, top_k = self.settings
         tokens = sample_tokens(
-            logits,
-            torch.tensor([config.temperature for config in configs], device=self.device),
-            torch.tensor([config.top_p for config in configs], device=self.device),
-            torch.tensor([config.top_k or logits.shape[-1] for config in configs], device=self.device),
-            torch.tensor([min(row.random.random(), LARGEST_UNIFORM) for row in rows], device=self.device),
+            self.logits, temperature, top_p, top_k.long(), torch.tensor(draws, device=self.device)
         )
-        logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-        return list(zip(slots, rows, tokens.tolist(), logprobs.tolist(), strict=True))
+        logprobs = self.logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        drawn = zip(self.rows, tokens.tolist(), logprobs.tolist(), strict=True)
+        return [(slot, row, *of) for slot, (row, *of) in enumerate(drawn) if row]
 
     def read(self) -> None:
         """Feed the newest token of every busy slot; a free one reads nonsense at its first place."""

@@ -18,6 +18,10 @@ def make_norm(config: ModelConfig) -> nn.Module:
     return RMSNorm(config.dim, config.norm_eps)
 
 
+def make_dropout(config: ModelConfig) -> nn.Module:
+    return nn.Dropout(config.variant.dropout) if config.variant.dropout else nn.Identity()
+
+
 class RMSNorm(nn.Module):
     """x / rms(x), computed in float32, then scaled by a weight."""
 
@@ -27,7 +31,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).type_as(x) * self.weight
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)).type_as(x) * self.weight
 
 
 def rotary_table(config: ModelConfig, length: int) -> Tensor:
@@ -48,6 +53,11 @@ def rotary_table(config: ModelConfig, length: int) -> Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
+def turns(table: Tensor) -> Tensor:
+    """Return rows of the rotary table [B or 1, T, E / 2, 2] as what multiplies heads, complex64 [B or 1, T, 1, E / 2]."""
+    return torch.view_as_complex(table).unsqueeze(-2)
+
+
 def sinusoid_table(dim: int, length: int) -> Tensor:
     """Return the absolute positions of arXiv 1706.03762, sines before cosines, float32 [length, D]."""
     frequencies = 10000.0 ** (-torch.arange(0, dim, 2, dtype=torch.float32) / dim)
@@ -56,9 +66,9 @@ def sinusoid_table(dim: int, length: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate adjacent pairs of x [B, T, H, E], complex numbers, by rotary [B or 1, T, E / 2, 2], in float32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * torch.view_as_complex(rotary).unsqueeze(2)).flatten(-2).type_as(x)
+    """Rotate adjacent pairs of x [B, T, H, E], complex numbers, by rotary complex64 [B or 1, T, 1, E / 2]."""
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotary).view(x.shape).type_as(x)
 
 
 class KVCache:
@@ -88,18 +98,18 @@ class CacheWindow:
     """What one forward pass writes to a cache, and reads of it: each position sees those up to itself."""
 
     def __init__(self, cache: KVCache, positions: Tensor) -> None:
-        self.cache, self.positions = cache, positions
-        self.rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
-        self.end = int(positions.max()) + 1
-        slots = torch.arange(self.end, device=positions.device)
+        end = int(positions.max()) + 1
+        self.keys, self.values = cache.keys[:, :, :end].unbind(), cache.values[:, :, :end].unbind()
+        self.places = torch.arange(len(positions), device=positions.device).unsqueeze(1), positions
+        slots = torch.arange(end, device=positions.device)
         alone = positions.numel() == 1  # the newest position of the only row sees everything
         self.visible = None if alone else (slots <= positions.unsqueeze(-1)).unsqueeze(1)  # [B, 1, T, slots]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's keys and values [B, T, K, E]; return all of them up to the last position."""
-        self.cache.keys[layer, self.rows, self.positions] = keys
-        self.cache.values[layer, self.rows, self.positions] = values
-        return self.cache.keys[layer, :, : self.end], self.cache.values[layer, :, : self.end]
+        self.keys[layer][self.places] = keys
+        self.values[layer][self.places] = values
+        return self.keys[layer], self.values[layer]
 
 
 class Attention(nn.Module):
@@ -115,9 +125,10 @@ class Attention(nn.Module):
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
-        q = self.wq(x).unflatten(-1, (self.n_heads, self.head_dim))
-        k = self.wk(x).unflatten(-1, (self.n_kv_heads, self.head_dim))
-        v = self.wv(x).unflatten(-1, (self.n_kv_heads, self.head_dim))
+        rows, length, _ = x.shape
+        q = self.wq(x).view(rows, length, self.n_heads, self.head_dim)
+        k = self.wk(x).view(rows, length, self.n_kv_heads, self.head_dim)
+        v = self.wv(x).view(rows, length, self.n_kv_heads, self.head_dim)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if window:
@@ -131,7 +142,7 @@ class Attention(nn.Module):
             is_causal=window is None,
             enable_gqa=self.n_heads != self.n_kv_heads,
         )
-        return self.wo(out.transpose(1, 2).flatten(-2))
+        return self.wo(out.transpose(1, 2).reshape(rows, length, -1))
 
 
 class FeedForward(nn.Module):
@@ -160,7 +171,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.attention_norm = make_norm(config)
         self.ffn_norm = make_norm(config)
-        self.dropout = nn.Dropout(config.variant.dropout)
+        self.dropout = make_dropout(config)
 
     def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, window, layer))
@@ -186,7 +197,7 @@ class Transformer(nn.Module):
                 table = torch.empty(0)
                 self.pos_embeddings = nn.Embedding(config.max_seq_len, config.dim)
         self.register_buffer("table", table, persistent=False)
-        self.dropout = nn.Dropout(config.variant.dropout)
+        self.dropout = make_dropout(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -213,14 +224,14 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     def embed(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the first states [B, T, D], and the rotary table [B or 1, T, E / 2, 2] when positions rotate."""
+        """Return the first states [B, T, D], and the turns of the heads when positions rotate."""
         x, rotary, length = self.tok_embeddings(tokens), None, tokens.shape[1]
         places = torch.arange(length, device=tokens.device)[None] if positions is None else positions
         match self.config.variant.positions:
             case "rotary" if positions is None:
-                rotary = self._table_for(length)[None, :length]
+                rotary = turns(self._table_for(length)[None, :length])
             case "rotary":
-                rotary = self.table[positions]
+                rotary = turns(self.table[positions])
             case "sinusoidal":
                 x = x + self.table[places].type_as(x)
             case "learned":

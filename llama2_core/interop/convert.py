@@ -20,7 +20,7 @@ from llama2_core.interop.gguf import Quantization
 from llama2_core.interop.peft import with_adapter
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import OpenModel
-from llama2_core.model import Block, RMSNorm, Transformer, rotary_table
+from llama2_core.model import Block, RMSNorm, Transformer, rotary_table, turns
 from llama2_core.tensors import read_json
 from llama2_core.tokenizer import Tokenizer
 
@@ -243,7 +243,7 @@ def logits(model: OpenModel, tokens: Tensor) -> Tensor:
 
     with torch.device("meta"):
         block, norm = Block(config), RMSNorm(config.dim, config.norm_eps)
-    rotary = rotary_table(config, tokens.shape[1]).unsqueeze(0)
+    rotary = turns(rotary_table(config, tokens.shape[1])[None])
     x = F.embedding(tokens, under("tok_embeddings.")["weight"])
     for layer in range(config.n_layers):
         x = functional_call(block, under(f"layers.{layer}."), (x, rotary, None, layer))

@@ -210,5 +210,9 @@ def _add_tokenizer(writer: Any, model: OpenModel) -> None:
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    # llama.cpp puts its space before the text behind each symbol too: then the template has to bring them all
+    symbols = any(piece.kind == Kind.USER_DEFINED for piece in vocabulary)
+    writer.add_add_space_prefix(not symbols)
+    writer.add_chat_template(
+        CHAT_TEMPLATE.replace("'[INST] '", "' [INST] '") if symbols else CHAT_TEMPLATE
+    )

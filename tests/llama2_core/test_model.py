@@ -28,6 +28,7 @@ from llama2_core.model import (
     Transformer,
     initialise,
     rotary_table,
+    turns,
     rotate,
     sinusoid_table,
 )
@@ -295,7 +296,7 @@ def test_rotary_turns_neighbouring_pairs() -> None:
     table = rotary_table(ModelConfig(vocab_size=8, dim=2, n_heads=1, n_kv_heads=1), 3).unsqueeze(0)
     x = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
     angle = torch.arange(3.0)
-    torch.testing.assert_close(rotate(x, table)[0, :, 0], torch.stack([angle.cos(), angle.sin()], -1))
+    torch.testing.assert_close(rotate(x, turns(table))[0, :, 0], torch.stack([angle.cos(), angle.sin()], -1))
 
 
 def test_the_future_is_invisible(model: Transformer) -> None:

@@ -1,8 +1,9 @@
 """GGUF: what our reader, the format's definition, transformers and llama.cpp make of our files."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf as library
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
+from llama2_core.chat import Message, assistant, encode_prompt, user
 from llama2_core.errors import CheckpointError, ConfigError
 from llama2_core.interop import gguf, native
 from llama2_core.interop.convert import convert, prompts
@@ -86,23 +88,37 @@ def test_transformers_reads_our_file(
     assert (expected - found).abs().max() < 1e-4
 
 
-@pytest.mark.slow
-def test_llama_cpp_continues_with_our_tokens(
-    make: Callable[..., Path], tokenizer: Tokenizer, tmp_path: Path
-) -> None:
+@pytest.fixture
+def llama(make: Callable[..., Path], tmp_path: Path) -> Iterator[Any]:
+    """Our model in llama.cpp."""
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
-    source = make()
-    convert(source, tmp_path / "model.gguf", "gguf")
-    model, _ = load_policy(source)
+    convert(make(), tmp_path / "model.gguf", "gguf")
+    opened = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=128, verbose=False)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.slow
+def test_llama_cpp_continues_with_our_tokens(llama: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    model, _ = load_policy(tmp_path / "native")
     prompt = tokenizer.encode("the cat sat on", bos=True)
     ours = list(prompt)
     with torch.no_grad():
         for _ in range(50):
             ours.append(int(model(torch.tensor([ours]))[0, -1].argmax()))
-    llama = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=128, verbose=False)
     theirs = [token for token, _ in zip(llama.generate(prompt, top_k=1, temp=0.0), range(50), strict=False)]
     assert theirs == ours[len(prompt) :]
-    assert llama.tokenize(b"the cat sat on") == prompt
+
+
+@pytest.mark.slow
+def test_llama_cpp_reads_a_chat_as_we_do(llama: Any, tokenizer: Tokenizer) -> None:
+    """By the template in the file; our tags are pieces of the vocabulary, Llama 2's are not."""
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
+
+    dialog = [Message(role="system", content="be red"), user("the cat sat"), assistant("on a mat 7"), user("and the dog")]
+    template = Jinja2ChatFormatter(llama.metadata["tokenizer.chat_template"], "</s>", "<s>")
+    prompt = template(messages=[message.model_dump() for message in dialog]).prompt
+    assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == encode_prompt(dialog, tokenizer)
 
 
 def test_a_row_that_is_no_multiple_of_a_block_is_kept_as_f16(
