@@ -28,6 +28,7 @@ serve: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.generation
 
 clean:
 	rm -rf .venv var build *.egg-info .pytest_cache .ruff_cache

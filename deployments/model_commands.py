@@ -28,6 +28,8 @@ Adapters = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(min=0, max=1)]
+TopK = Annotated[int | None, typer.Option(min=1, help="Most tokens to choose among.")]
+Penalty = Annotated[float, typer.Option(help="Above 1, words that were said become less likely.")]
 DType = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="Of the weights; bfloat16 takes half the memory.")
 ]
@@ -46,7 +48,12 @@ def chat(
     home: Home = Path("var"),
     temperature: Temperature = 0.6,
     top_p: TopP = 0.9,
+    top_k: TopK = None,
+    repetition_penalty: Penalty = 1.0,
     max_tokens: MaxTokens = 256,
+    template: Annotated[
+        Literal["llama2", "atom"], typer.Option(help="Of the dialog; atom is Llama-Chinese's.")
+    ] = "llama2",
     dtype: DType = "float32",
     device: Device = "cpu",
 ) -> None:
@@ -54,8 +61,14 @@ def chat(
     from deployments.terminal import converse
     from llama2_core.config import SamplingConfig
 
-    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
-    converse(*_load(model, home, adapters, dtype, device), config, console)
+    config = SamplingConfig(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_tokens,
+    )
+    converse(*_load(model, home, adapters, dtype, device), config, console, template)
 
 
 @app.command(epilog="Example: llama2 complete base 'Question: What is 3 + 4? Answer:' --temperature 0")
@@ -66,6 +79,8 @@ def complete(
     home: Home = Path("var"),
     temperature: Temperature = 0.6,
     top_p: TopP = 0.9,
+    top_k: TopK = None,
+    repetition_penalty: Penalty = 1.0,
     max_tokens: MaxTokens = 256,
     seed: Annotated[int, typer.Option()] = 1,
     dtype: DType = "float32",
@@ -77,7 +92,13 @@ def complete(
     from llama2_core.generate import Request
 
     policy, tokenizer = _load(model, home, adapters, dtype, device)
-    config = SamplingConfig(temperature=temperature, top_p=top_p, max_new_tokens=max_tokens)
+    config = SamplingConfig(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+        max_new_tokens=max_tokens,
+    )
     request = Request(tokenizer.encode(prompt, bos=True), seed, config)
     for piece in stream_completion(policy, tokenizer, request):
         print(piece, end="", flush=True)

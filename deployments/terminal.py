@@ -2,11 +2,11 @@
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from llama2_core.chat import TAGS, Message, assistant, encode_prompt, user
+from llama2_core.chat import TAGS, Message, Template, assistant, encode_prompt, user
 from llama2_core.completion import stream_completion
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import DataError
@@ -19,8 +19,18 @@ ROOM_TOKENS = 8
 """An answer needs at least so many; older turns are forgotten for it."""
 
 
-def converse(model: Transformer, tokenizer: Tokenizer, config: SamplingConfig, console: Console) -> None:
+def converse(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    config: SamplingConfig,
+    console: Console,
+    template: Template = "llama2",
+) -> None:
     """Read lines until the end of the input and answer each."""
+
+    def encode(dialog: list[Message]) -> list[int]:
+        return encode_prompt(dialog, tokenizer, template)
+
     system: list[Message] = []
     turns: list[Message] = []
     for line in _lines():
@@ -32,13 +42,14 @@ def converse(model: Transformer, tokenizer: Tokenizer, config: SamplingConfig, c
         elif line.startswith("/"):
             console.print(HELP, style="dim")
         elif line:
-            turns = _answered(model, tokenizer, config, system, [*turns, user(line)], console)
+            turns = _answered(model, tokenizer, config, encode, system, [*turns, user(line)], console)
 
 
 def _answered(
     model: Transformer,
     tokenizer: Tokenizer,
     config: SamplingConfig,
+    encode: Callable[[list[Message]], list[int]],
     system: list[Message],
     turns: list[Message],
     console: Console,
@@ -49,12 +60,12 @@ def _answered(
     """
     before = turns[:-1]
     try:
-        tokens = encode_prompt([*system, *turns], tokenizer)
+        tokens = encode([*system, *turns])
         while len(tokens) > model.config.max_seq_len - ROOM_TOKENS:
             if len(turns) == 1:
                 raise DataError(f"longer than this model reads: {model.config.max_seq_len} tokens")
             turns = turns[2:]
-            tokens = encode_prompt([*system, *turns], tokenizer)
+            tokens = encode([*system, *turns])
     except DataError as error:
         console.print(f"error: {error}", style="red", highlight=False, markup=False)
         return before

@@ -1,6 +1,10 @@
-"""Dialogs to tokens: the one home of the Llama 2 chat template. Llama 2 section 3.3 and its reference code."""
+"""Dialogs to tokens: the one home of the Llama 2 chat template. Llama 2 section 3.3 and its reference code.
+
+Llama-Chinese's Atom models speak another: `<s>Human: ...\\n</s><s>Assistant: ...\\n</s>`.
+"""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 from llama2_core.config import Record
@@ -22,6 +26,9 @@ class Message(Record):
 
 
 Dialog = tuple[Message, ...]
+Template = Literal["llama2", "atom"]
+SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
+"""Atom's names of the roles."""
 
 
 def user(content: str) -> Message:
@@ -38,20 +45,43 @@ def fold_system(dialog: Sequence[Message]) -> list[Message]:
     if len(turns) > 1 and turns[0].role == "system":
         folded = B_SYS + turns[0].content + E_SYS + turns[1].content
         turns[:2] = [turns[1].model_copy(update={"content": folded})]
+    _check_alternate(turns)
+    return turns
+
+
+def _check_alternate(turns: Sequence[Message]) -> None:
     for index, turn in enumerate(turns):
         expected = "assistant" if index % 2 else "user"
         if turn.role != expected:
             raise DataError(f"turn {index} of the dialog is by {turn.role!r}; expected {expected!r}")
-    return turns
 
 
-def encode_prompt(dialog: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+def _check_last(turns: Sequence[Message], role: str) -> None:
+    if not turns or turns[-1].role != role:
+        raise DataError(f"the dialog must end with a turn by {role!r}")
+
+
+def encode_prompt(
+    dialog: Sequence[Message], tokenizer: Tokenizer, template: Template = "llama2"
+) -> list[int]:
     """Encode a dialog that ends with a user turn, ready for the model to answer.
 
     Raises DataError when turns do not alternate, or a message holds one of the template's own tags.
     """
+    if template == "atom":
+        return _encode_atom(dialog, tokenizer)
     tokens, _ = _encode(dialog, tokenizer, last="user")
     return tokens
+
+
+def _encode_atom(dialog: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    turns = dialog[1:] if dialog and dialog[0].role == "system" else dialog
+    _check_alternate(turns)
+    _check_last(turns, "user")
+    said = [
+        tokenizer.encode(f"{SPEAKERS[m.role]}: {m.content.strip()}\n", bos=True, eos=True) for m in dialog
+    ]
+    return [*chain(*said), *tokenizer.encode("Assistant: ", bos=True)]
 
 
 def encode_dialog(dialog: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
@@ -70,8 +100,7 @@ def _encode(
         if found:
             raise DataError(f"message {index} of the dialog holds the template's tag {found}")
     turns = fold_system(dialog)
-    if not turns or turns[-1].role != last:
-        raise DataError(f"the dialog must end with a turn by {last!r}")
+    _check_last(turns, last)
     tokens: list[int] = []
     learned: list[bool] = []
     for turn in turns:

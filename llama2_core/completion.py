@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from llama2_core.chat import Message, encode_prompt
+from llama2_core.chat import Message, Template, encode_prompt
 from llama2_core.config import SamplingConfig
 from llama2_core.generate import Finish, Request, generate, stream
 from llama2_core.model import KVCache, Transformer
@@ -66,9 +66,11 @@ def chat_completion(
     dialogs: Sequence[Sequence[Message]],
     config: SamplingConfig | None = None,
     seed: int = 1,
+    template: Template = "llama2",
 ) -> list[Generation]:
     """Answer each dialog, which must end with a user's turn. Seeds as of `text_completion`."""
-    return _complete(model, tokenizer, [encode_prompt(d, tokenizer) for d in dialogs], config, seed)
+    prompts = [encode_prompt(dialog, tokenizer, template) for dialog in dialogs]
+    return _complete(model, tokenizer, prompts, config, seed)
 
 
 def stream_completion(model: Transformer, tokenizer: Tokenizer, request: Request) -> Iterator[str]:

@@ -136,6 +136,8 @@ class SamplingConfig(Record):
     """Nucleus: the smallest set of tokens whose probability reaches this."""
     top_k: Positive | None = None
     """Most tokens to choose among."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Makes tokens that stand in the prompt or the response less likely. The paper uses none, Llama-Chinese 1.3."""
     max_new_tokens: Positive = 256
     """Longest response."""
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()

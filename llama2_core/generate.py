@@ -42,7 +42,7 @@ class Sampled(NamedTuple):
     """Its index."""
     token: int
     logprob: float
-    """Natural logarithm of the token's probability before temperature, top-k and top-p."""
+    """Natural logarithm of the token's probability before penalty, temperature, top-k and top-p."""
     finish: Finish | None
     """Why the row ends here; None while it goes on."""
 
@@ -86,6 +86,15 @@ def sample_tokens(
                 probabilities[narrow], top_p[narrow], top_k[narrow], uniform[narrow]
             )
     return drawn if hot.all() else torch.where(hot, drawn, logits.argmax(-1))
+
+
+def discourage(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
+    """Return logits [B, V] with those of tokens seen, bool [B, V], divided by a penalty [B] or, if negative, multiplied.
+
+    arXiv 1909.05858 section 4.1, in transformers' form.
+    """
+    factor = penalty.unsqueeze(-1)
+    return torch.where(seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
 
 
 def _invert(cumulated: Tensor, total: Tensor, uniform: Tensor) -> Tensor:
@@ -171,7 +180,7 @@ def stream(
         if request.config.stop and decode is None:
             raise ConfigError(f"request {index} has stop texts: pass the tokenizer's decode to find them")
     waiting = iter([_Row(index, request, limit) for index, request in enumerate(requests)])
-    batch = _Slots(model, min(slots, len(requests)), max((_longest(r, limit) for r in requests), default=0))
+    batch = _Slots(model, requests, slots)
     batch.refill(waiting)
     while any(batch.rows):
         for slot, row, token, logprob in batch.draw():
@@ -225,14 +234,18 @@ class _Row:
 class _Slots:
     """The rows being sampled: cache, next logits, and whose turn each slot serves."""
 
-    def __init__(self, model: Transformer, count: int, capacity: int) -> None:
+    def __init__(self, model: Transformer, requests: Sequence[Request], slots: int) -> None:
         self.model = model
+        count = min(slots, len(requests))
+        capacity = max((_longest(request, model.config.max_seq_len) for request in requests), default=0)
         self.device = model.tok_embeddings.weight.device
         self.cache = KVCache(model.config, count, capacity, model.tok_embeddings.weight)
         self.logits = torch.zeros(count, model.config.vocab_size, device=self.device)
         self.rows: list[_Row | None] = [None] * count
-        self.settings = torch.zeros(3, count, device=self.device)
-        """Temperature, top-p and top-k of each slot."""
+        self.settings = torch.zeros(4, count, device=self.device)
+        """Temperature, top-p, top-k and repetition penalty of each slot."""
+        penalised = any(request.config.repetition_penalty != 1 for request in requests)
+        self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -249,6 +262,7 @@ class _Slots:
         index = torch.tensor(slots, device=self.device)
         self.cache.keep_rows(index)
         self.logits, self.settings = self.logits[index], self.settings[:, index]
+        self.seen = None if self.seen is None else self.seen[index]
         self.rows = [self.rows[slot] for slot in slots]
 
     def _prefill(self, free: list[int], taken: list[_Row]) -> None:
@@ -268,16 +282,23 @@ class _Slots:
         for slot, row in zip(free, taken, strict=True):
             self.rows[slot] = row
         configs = [row.request.config for row in taken]
-        settings = [(c.temperature, c.top_p, c.top_k or self.logits.shape[-1]) for c in configs]
+        size = self.logits.shape[-1]
+        settings = [(c.temperature, c.top_p, c.top_k or size, c.repetition_penalty) for c in configs]
         self.settings[:, slots] = torch.tensor(settings, device=self.device).T
+        if self.seen is not None:
+            self.seen[slots] = False
+            for slot, prompt in zip(free, prompts, strict=False):
+                self.seen[slot, list(prompt)] = True
 
     def draw(self) -> list[tuple[int, _Row, int, float]]:
         """Draw a token for every busy slot; return (slot, row, token, log-probability) of each."""
         draws = [min(row.random.random(), LARGEST_UNIFORM) if row else 0.0 for row in self.rows]
-        temperature, top_p, top_k = self.settings
-        tokens = sample_tokens(
-            self.logits, temperature, top_p, top_k.long(), torch.tensor(draws, device=self.device)
-        )
+        temperature, top_p, top_k, penalty = self.settings
+        logits = self.logits if self.seen is None else discourage(self.logits, self.seen, penalty)
+        uniform = torch.tensor(draws, device=self.device)
+        tokens = sample_tokens(logits, temperature, top_p, top_k.long(), uniform)
+        if self.seen is not None:
+            self.seen.scatter_(1, tokens.unsqueeze(-1), True)
         logprobs = self.logits.log_softmax(-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         drawn = zip(self.rows, tokens.tolist(), logprobs.tolist(), strict=True)
         return [(slot, row, *of) for slot, (row, *of) in enumerate(drawn) if row]

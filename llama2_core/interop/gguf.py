@@ -213,6 +213,4 @@ def _add_tokenizer(writer: Any, model: OpenModel) -> None:
     # llama.cpp puts its space before the text behind each symbol too: then the template has to bring them all
     symbols = any(piece.kind == Kind.USER_DEFINED for piece in vocabulary)
     writer.add_add_space_prefix(not symbols)
-    writer.add_chat_template(
-        CHAT_TEMPLATE.replace("'[INST] '", "' [INST] '") if symbols else CHAT_TEMPLATE
-    )
+    writer.add_chat_template(CHAT_TEMPLATE.replace("'[INST] '", "' [INST] '") if symbols else CHAT_TEMPLATE)

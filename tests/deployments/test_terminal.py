@@ -2,6 +2,7 @@
 
 import io
 import sys
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,9 +20,9 @@ def talk(model: Transformer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPat
     prompts: list[list[Message]] = []
     encode = terminal.encode_prompt
 
-    def watched(dialog: list[Message], used: Tokenizer) -> list[int]:
+    def watched(dialog: list[Message], *of: Any) -> list[int]:
         prompts.append(list(dialog))
-        return encode(dialog, used)
+        return encode(dialog, *of)
 
     monkeypatch.setattr(terminal, "encode_prompt", watched)
 

@@ -55,3 +55,14 @@ def test_bad_dialogs_are_refused(dialog: list[Message], message: str, tokenizer:
 def test_digits_and_unknown_characters(tokenizer: Tokenizer) -> None:
     assert len(tokenizer.encode("2468")) == 5  # the dummy prefix and four digits
     assert tokenizer.decode(tokenizer.encode("雪 é 🦙 the cat")) == "雪 é 🦙 the cat"
+
+
+def test_atoms_template(tokenizer: Tokenizer) -> None:
+    dialog = [SYSTEM, user("the cat "), assistant("sat on"), user("a mat")]
+    texts = ("System: on a mat\n", "Human: the cat\n", "Assistant: sat on\n", "Human: a mat\n")
+    expected = [token for text in texts for token in tokenizer.encode(text, bos=True, eos=True)]
+    expected += tokenizer.encode("Assistant: ", bos=True)
+    assert encode_prompt(dialog, tokenizer, "atom") == expected
+    for bad in (dialog[:-1], dialog[1:2] * 2, [SYSTEM]):
+        with pytest.raises(DataError, match="must end with a turn by 'user'|turn 1"):
+            encode_prompt(bad, tokenizer, "atom")

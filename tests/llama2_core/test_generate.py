@@ -5,11 +5,13 @@ import random
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from llama2_core import generate as module
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.generate import Completion, Request, generate, sample_tokens, stream
+from llama2_core.generate import Completion, Request, discourage, generate, sample_tokens, stream
+from llama2_core.interop.huggingface import llama_config, weights_for_transformers
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 
@@ -100,6 +102,32 @@ def test_rows_of_a_batch_keep_their_own_settings() -> None:
     assert drawn.tolist() == [1, 1, 1, 2]
 
 
+def test_a_repetition_penalty_by_hand() -> None:
+    logits = torch.tensor([[3.0, -3.0, 3.0, -3.0]])
+    seen = torch.tensor([[True, True, False, False]])
+    assert discourage(logits, seen, torch.tensor([1.5])).tolist() == [[2.0, -4.5, 3.0, -3.0]]
+
+
+@pytest.mark.parametrize("penalty", [0.8, 1.3])
+def test_a_repetition_penalty_is_transformers(model: Transformer, penalty: float) -> None:
+    theirs = LlamaForCausalLM(LlamaConfig(**llama_config(model.config))).eval()
+    theirs.load_state_dict(weights_for_transformers(model))
+    config = SamplingConfig(temperature=0.0, repetition_penalty=penalty, max_new_tokens=30)
+    prompts = [[1, 5, 9], [1, 7, 7, 12, 30]]
+    done = dict(generate(model, [Request(prompt, 0, config) for prompt in prompts], eos_id=-1))
+    for index, prompt in enumerate(prompts):
+        expected = theirs.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=30,
+            do_sample=False,
+            repetition_penalty=penalty,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert [*prompt, *done[index].tokens] == expected[0].tolist()
+        assert done[index].tokens != greedy_uncached(model, prompt, 30, -1)
+
+
 def greedy_uncached(model: Transformer, prompt: list[int], count: int, eos: int) -> list[int]:
     tokens = list(prompt)
     for _ in range(count):
@@ -129,6 +157,7 @@ def mixed_requests(count: int) -> list[Request]:
                 temperature=draws.choice([0.0, 0.7, 1.0, 1.3]),
                 top_p=draws.choice([0.5, 0.9, 1.0]),
                 top_k=draws.choice([None, 1, 20]),
+                repetition_penalty=draws.choice([1.0, 1.3]),
                 max_new_tokens=draws.randint(1, 40),
             ),
         )

@@ -115,7 +115,12 @@ def test_llama_cpp_reads_a_chat_as_we_do(llama: Any, tokenizer: Tokenizer) -> No
     """By the template in the file; our tags are pieces of the vocabulary, Llama 2's are not."""
     from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
 
-    dialog = [Message(role="system", content="be red"), user("the cat sat"), assistant("on a mat 7"), user("and the dog")]
+    dialog = [
+        Message(role="system", content="be red"),
+        user("the cat sat"),
+        assistant("on a mat 7"),
+        user("and the dog"),
+    ]
     template = Jinja2ChatFormatter(llama.metadata["tokenizer.chat_template"], "</s>", "<s>")
     prompt = template(messages=[message.model_dump() for message in dialog]).prompt
     assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == encode_prompt(dialog, tokenizer)

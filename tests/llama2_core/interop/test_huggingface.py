@@ -132,6 +132,16 @@ def test_the_chat_template_gives_our_ids_and_the_references(
         assert ours == reference_ids(turns, any_tokenizer)
 
 
+def test_atoms_template_is_its_text_to_transformers(
+    make: Callable[..., Path], any_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    huggingface.write(replace(native.read(make()), tokenizer=any_tokenizer), tmp_path / "export")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "export")
+    text = "<s>Human: the cat sat\n</s><s>Assistant: on a mat\n</s><s>Human: and 7\n</s><s>Assistant: "
+    dialog = [user("the cat sat"), assistant("on a mat"), user("and 7")]
+    assert theirs(text, add_special_tokens=False).input_ids == encode_prompt(dialog, any_tokenizer, "atom")
+
+
 def test_the_chat_template_refuses_turns_out_of_order(exported: Path) -> None:
     with pytest.raises(Exception, match="turns must alternate"):
         AutoTokenizer.from_pretrained(exported).apply_chat_template([{"role": "assistant", "content": "a"}])
