@@ -89,7 +89,7 @@ def sample_tokens(
 
 
 def discourage(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Return logits [B, V] with those of tokens seen, bool [B, V], divided by a penalty [B] or, if negative, multiplied.
+    """Return logits [B, V]; of tokens seen, bool [B, V], positive ones are divided by a penalty [B], others multiplied.
 
     arXiv 1909.05858 section 4.1, in transformers' form.
     """

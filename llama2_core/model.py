@@ -54,7 +54,7 @@ def rotary_table(config: ModelConfig, length: int) -> Tensor:
 
 
 def turns(table: Tensor) -> Tensor:
-    """Return rows of the rotary table [B or 1, T, E / 2, 2] as what multiplies heads, complex64 [B or 1, T, 1, E / 2]."""
+    """Return rows of the rotary table [B or 1, T, E / 2, 2] as factors of heads, complex64 [B or 1, T, 1, E / 2]."""
     return torch.view_as_complex(table).unsqueeze(-2)
 
 

@@ -64,5 +64,5 @@ def test_atoms_template(tokenizer: Tokenizer) -> None:
     expected += tokenizer.encode("Assistant: ", bos=True)
     assert encode_prompt(dialog, tokenizer, "atom") == expected
     for bad in (dialog[:-1], dialog[1:2] * 2, [SYSTEM]):
-        with pytest.raises(DataError, match="must end with a turn by 'user'|turn 1"):
+        with pytest.raises(DataError, match=r"must end with a turn by 'user'|turn 1"):
             encode_prompt(bad, tokenizer, "atom")

@@ -28,9 +28,9 @@ from llama2_core.model import (
     Transformer,
     initialise,
     rotary_table,
-    turns,
     rotate,
     sinusoid_table,
+    turns,
 )
 from llama2_core.presets import PRESETS
 from llama2_core.training.objectives import TokenBatch, next_token_objective

@@ -113,7 +113,7 @@ def test_llama_cpp_continues_with_our_tokens(llama: Any, tokenizer: Tokenizer, t
 @pytest.mark.slow
 def test_llama_cpp_reads_a_chat_as_we_do(llama: Any, tokenizer: Tokenizer) -> None:
     """By the template in the file; our tags are pieces of the vocabulary, Llama 2's are not."""
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter  # noqa: PLC0415
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
     dialog = [
         Message(role="system", content="be red"),
