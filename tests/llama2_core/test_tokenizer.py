@@ -1,4 +1,4 @@
-"""The tokenizer: Llama's own file and transformers as oracles, the trainer's sample, a second language."""
+"""The tokenizer: Llama's own file as the oracle, the trainer's sample, a second language."""
 
 import random
 import zipfile
@@ -10,7 +10,7 @@ import torch
 
 from llama2_core.config import ModelConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.interop import huggingface, native
+from llama2_core.interop import native
 from llama2_core.interop.convert import load
 from llama2_core.interop.pieces import Kind, Piece, pieces, proto, tokenizer_of
 from llama2_core.model import Transformer
@@ -112,26 +112,6 @@ def test_runs_of_spaces_survive(tokenizer: Tokenizer, text: str) -> None:
 
 def test_runs_of_spaces_survive_the_official_file(llama: Tokenizer) -> None:
     assert [llama.decode(llama.encode(text)) for text in SPACES] == SPACES
-
-
-@pytest.mark.slow
-def test_ids_equal_transformers_in_every_tenth_language(llama: Tokenizer, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    from llama2_core.interop.pieces import tokenizer_json
-    from llama2_core.tensors import write_json
-
-    write_json(tmp_path / "tokenizer.json", tokenizer_json(pieces(llama)))
-    write_json(tmp_path / "tokenizer_config.json", huggingface._tokenizer_config(_config(llama)))
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    for text in declarations()[::10]:
-        assert theirs(text, add_special_tokens=False).input_ids == llama.encode(text), text[:100]
-
-
-def _config(tokenizer: Tokenizer):
-    from llama2_core.presets import LLAMA_7B
-
-    return LLAMA_7B.model_copy(update={"vocab_size": tokenizer.vocab_size})
 
 
 def test_text_is_never_read_as_control_tokens(tokenizer: Tokenizer) -> None:
