@@ -1,7 +1,9 @@
 """Every table the pipeline stores, as Arrow schemas. Dialogs and facts are JSON text."""
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +11,7 @@ import pyarrow.parquet as pq
 from storage.disk import atomic_path
 from storage.errors import SourceError
 
+ROW_GROUP_BYTES, ROW_GROUP_ROWS = 16 << 20, 1 << 16
 _TEXT, _COUNT, _SCORE, _FLAG = pa.string(), pa.int32(), pa.float32(), pa.bool_()
 
 DOCUMENTS = pa.schema(
@@ -82,13 +85,54 @@ RESPONSES = pa.schema(
 )
 
 
-def write_table(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    """Write rows as zstd Parquet, whole or not at all. Raises DiskFull, ValueError for a row of other columns."""
-    for index, row in enumerate(rows):
-        if row.keys() != set(schema.names):
-            raise ValueError(f"{path.name}: row {index} has {sorted(row)}, expected {sorted(schema.names)}")
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+class TableWriter:
+    """Rows as zstd Parquet, in a file that appears whole or not at all; only one row group is held.
+
+    Raises DiskFull, ValueError for a row of other columns.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.path, self.schema, self.count = path, schema, 0
+        self._columns = set(schema.names)
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_path(self.path))
+            self._file = stack.enter_context(pq.ParquetWriter(temporary, self.schema, compression="zstd"))
+            stack.push(self._flush_unless_failed)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def add(self, row: dict[str, Any]) -> None:
+        if row.keys() != self._columns:
+            raise ValueError(
+                f"{self.path.name}: row {self.count} has {sorted(row)}, expected {sorted(self._columns)}"
+            )
+        self._rows.append(row)
+        self.count += 1
+        self._bytes += sum(len(value) for value in row.values() if isinstance(value, str | bytes | list))
+        if self._bytes > ROW_GROUP_BYTES or len(self._rows) >= ROW_GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.write_table(pa.Table.from_pylist(self._rows, schema=self.schema))
+        self._rows, self._bytes = [], 0
+
+    def _flush_unless_failed(self, kind: Any, *_: Any) -> None:
+        if kind is None and (self._rows or not self.count):
+            self._flush()
+
+
+def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write rows as `TableWriter` does."""
+    with TableWriter(path, schema) as table:
+        for row in rows:
+            table.add(row)
 
 
 def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:

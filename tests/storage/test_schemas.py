@@ -11,6 +11,7 @@ from storage.errors import SourceError, StorageError
 from storage.schemas import read_table, write_table
 
 VALUES = {pa.string(): "größer", pa.int32(): 3, pa.float32(): 0.5, pa.bool_(): True}
+NAMES = pa.schema({"name": pa.string()})
 SCHEMAS = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
 
 
@@ -63,3 +64,25 @@ def test_what_is_no_such_table_is_named(tmp_path: Path) -> None:
     write_table(tmp_path / "prompts.parquet", [sample_row(schemas.PROMPTS)], schemas.PROMPTS)
     with pytest.raises(SourceError, match="language_score"):
         read_table(tmp_path / "prompts.parquet", schemas.DOCUMENTS)
+
+
+def test_a_table_is_written_in_row_groups_and_appears_at_the_end(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(schemas, "ROW_GROUP_ROWS", 4)
+    path = tmp_path / "table.parquet"
+    with schemas.TableWriter(path, NAMES) as table:
+        for number in range(10):
+            table.add({"name": str(number)})
+            assert not path.exists()
+    assert table.count == 10
+    assert pq.ParquetFile(path).num_row_groups == 3
+    assert [row["name"] for row in read_table(path, NAMES)] == [str(number) for number in range(10)]
+
+
+def test_a_table_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="row 1 has"),
+        schemas.TableWriter(tmp_path / "t.parquet", NAMES) as table,
+    ):
+        table.add({"name": "a"})
+        table.add({"title": "b"})
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,109 @@
+"""Which documents of a corpus repeat earlier ones, found out of core by DuckDB on Parquet signatures.
+
+Of documents alike the first stays. Exact ones share a fingerprint. Near ones share a band of MinHash minima, which
+makes them candidates, and enough minima, which is the estimate of their Jaccard similarity.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.disk import atomic_path
+
+SIGNATURES = pa.schema(
+    {
+        "row": pa.int64(),  # of the group's documents
+        "id": pa.string(),
+        "fingerprint": pa.string(),
+        "bands": pa.list_(pa.uint64()),
+        "minima": pa.binary(),  # uint32 [permutations]
+    }
+)
+DUPLICATES = pa.schema(
+    {
+        "group": pa.int32(),
+        "row": pa.int64(),
+        "step": pa.string(),
+        "kept_id": pa.string(),
+        "similarity": pa.float32(),
+    }
+)
+SQL = Path(__file__).parent / "sql"
+BATCH = 20_000
+NEIGHBOURS = 16
+"""Of a bucket, a document is compared with the first and so many before it: a bucket of thousands stays linear."""
+
+
+def find_duplicates(
+    groups: Sequence[Path], threshold: float, scratch: Path, destination: Path, memory_bytes: int = 512 << 20
+) -> None:
+    """Write DUPLICATES of the groups' SIGNATURES files, in the order of the groups and of their rows.
+
+    A document is near an earlier one from `threshold` on, unless that one goes itself: the most similar is named, of
+    equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    counts = [pq.read_metadata(path).num_rows for path in groups]
+    with duckdb.connect(":memory:") as db:
+        db.execute(f"set memory_limit = '{memory_bytes}B'")
+        db.execute(f"set temp_directory = '{scratch}'")
+        db.execute("set preserve_insertion_order = false")
+        files, starts = [str(path) for path in groups], [0, *accumulate(counts)][:-1]
+        db.register("starts", pa.table({"group": range(len(files)), "file": files, "start": starts}))
+        db.execute("create table offsets as from starts")
+        db.read_parquet(files, filename=True).create_view("signatures")
+        db.execute(f"set variable neighbours = {NEIGHBOURS}")
+        for name in ("duplicates", "candidates"):
+            db.execute((SQL / f"{name}.sql").read_text())
+        _score(db, threshold)
+        _choose(db, sum(counts))
+        with atomic_path(destination) as temporary:
+            _write(db, temporary)
+
+
+def _score(db: duckdb.DuckDBPyConnection, threshold: float) -> None:
+    """Keep the pairs with enough equal minima, as table `near`."""
+    db.execute("create table near (later bigint, earlier bigint, similarity float)")
+    minima = db.cursor().sql((SQL / "minima.sql").read_text()).to_arrow_reader(BATCH)
+    for batch in minima:
+        later, earlier = (_minima(batch.column(name)) for name in ("later_minima", "earlier_minima"))
+        similarity = (later == earlier).mean(1, dtype=np.float32)
+        scored = pa.table(
+            [batch.column("later"), batch.column("earlier"), similarity], ["later", "earlier", "similarity"]
+        )
+        enough = scored.filter(pa.array(similarity >= np.float32(threshold)))
+        db.register("enough", enough)
+        db.execute("insert into near from enough")
+
+
+def _minima(column: pa.Array) -> np.ndarray:
+    """Return minima uint32 [rows, permutations]."""
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint32).reshape(len(column), -1)
+
+
+def _choose(db: duckdb.DuckDBPyConnection, documents: int) -> None:
+    """Add to table `gone`, in the order of the documents, those near one that stays."""
+    gone = np.zeros(documents, dtype=bool)
+    pairs = db.cursor().sql("from near order by later, similarity desc, earlier").to_arrow_reader(BATCH)
+    for batch in pairs:
+        chosen = []
+        for later, earlier, similarity in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if not gone[later] and not gone[earlier]:
+                gone[later] = True
+                chosen.append((later, earlier, similarity))
+        if chosen:
+            columns = [pa.array(column) for column in zip(*chosen, strict=True)]
+            db.register("chosen", pa.table(columns, ["ordinal", "kept", "similarity"]))
+            db.execute("insert into gone select ordinal, kept, 'near duplicates', similarity from chosen")
+
+
+def _write(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+    found = db.sql((SQL / "gone.sql").read_text()).to_arrow_reader(BATCH)
+    with pq.ParquetWriter(path, DUPLICATES, compression="zstd") as writer:
+        for batch in found:
+            writer.write_table(pa.Table.from_batches([batch]).cast(DUPLICATES))
