@@ -169,6 +169,11 @@ Bits = Literal["nf4", "int8"]
 """How base weights are kept under adapters: 4-bit normal float, or 8-bit integers."""
 
 
+Grade = Literal["significantly better", "better", "slightly better", "negligibly better"]
+GRADES: tuple[Grade, ...] = ("significantly better", "better", "slightly better", "negligibly better")
+"""How much better annotators find the response that they choose. Llama 2 section 3.2.1."""
+
+
 class RewardConfig(Record):
     """The reward model's loss. Llama 2 section 3.2.2."""
 

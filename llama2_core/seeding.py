@@ -1,8 +1,14 @@
-"""Random streams by name, so that no two stages share one and none depends on batch or world size."""
+"""Random streams by name, so that no two stages share one and none depends on batch or world size.
+
+torch is imported where it is used: it takes seconds, and flows need the seeds alone.
+"""
+# ruff: noqa: PLC0415
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def derive_seed(root: int, *names: str | int) -> int:
@@ -14,11 +20,15 @@ def derive_seed(root: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(root: int, *names: str | int) -> torch.Generator:
+def generator(root: int, *names: str | int) -> "torch.Generator":
     """Return a CPU generator seeded by `derive_seed(root, *names)`."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(root, *names))
 
 
 def seed_everything(seed: int) -> None:
     """Seed torch's global streams: weight initialisation and dropout are their only users."""
+    import torch
+
     torch.manual_seed(seed)

@@ -40,7 +40,7 @@ FORMAT_VERSIONS = {
     "tokenizer": 3,
     "tokens": 1,
     "dialogs": 6,
-    "base": 2,
+    "base": 3,
     "chat": 3,
     "comparisons": 3,
     "reward": 2,

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from llama2_core.chat import Message, fold_system
 from llama2_core.config import Record
 from llama2_core.errors import DataError
-from llama2_core.interop import convert, native
 from storage.disk import content_digest
 from storage.schemas import DEMONSTRATIONS, write_table
 from storage.sources.files import read_dialogs
@@ -32,6 +31,8 @@ def own_model(path: Path, runtime: Runtime) -> str:
     job = Job(f"model {path.name}", "base", Own(), inputs={"content": content})
 
     def work(directory: Path) -> dict[str, Any]:
+        from llama2_core.interop import convert, native  # noqa: PLC0415  (torch takes seconds)
+
         model = convert.read(path)
         native.write(model, directory)
         return {"parameters": sum(math.prod(tensor.shape) for tensor in model.tensors.values())}

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from llama2_core.config import GRADES
 from llama2_core.evaluation.statistics import proportion
-from llama2_core.rlhf.reward import GRADES
 from tasks.evaluate import interval
 
 Table = list[dict[str, str]]

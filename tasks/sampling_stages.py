@@ -13,12 +13,13 @@ import torch
 
 from llama2_core.chat import TAGS, encode_prompt, user
 from llama2_core.completion import until_stop
+from llama2_core.config import GRADES
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
 from llama2_core.generate import Request, generate
 from llama2_core.model import ScalarModel, Transformer
 from llama2_core.rlhf.rejection import reward_curve, select_best
-from llama2_core.rlhf.reward import GRADES, combined_score, score_rows
+from llama2_core.rlhf.reward import combined_score, score_rows
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_policy, load_reward_model

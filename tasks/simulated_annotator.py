@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from llama2_core.rlhf.reward import Grade
+from llama2_core.config import Grade
 
 NAME = "simulated"
 DECLINES = ("I cannot help", "I can't help", "I will not help", "I won't")

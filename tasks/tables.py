@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llama2_core.chat import Dialog, Message, assistant, encode_dialog, encode_prompt
-from llama2_core.rlhf.reward import Pair
+from llama2_core.rlhf.pairs import Pair
 from llama2_core.tokenizer import Tokenizer
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, PROMPTS, SAMPLES, read_table
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from llama2_core.chat import encode_dialog
-from llama2_core.config import LoopConfig, LoRAConfig, OptimizerConfig
+from llama2_core.config import GRADES, LoopConfig, LoRAConfig, OptimizerConfig
 from llama2_core.data.packing import pack_dialogs
 from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import ConfigError, DataError
@@ -18,11 +18,9 @@ from llama2_core.interop.peft import with_adapter, write_adapter
 from llama2_core.lora import adapter_weights, add_adapters
 from llama2_core.model import Transformer
 from llama2_core.quantized import quantize
+from llama2_core.rlhf.pairs import Pair, mix
 from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
 from llama2_core.rlhf.reward import (
-    GRADES,
-    Pair,
-    mix,
     pair_batch,
     reward_objective,
     score_rows,

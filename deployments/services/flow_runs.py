@@ -17,8 +17,8 @@ console = Console()
 def running_flows(home: Path) -> Iterator[None]:
     """Serve Prefect while flows run; Ctrl-C ends with status 130 and says how to go on."""
     prepare(home)
-    with prefect_server(home):
-        # prefect reads its settings at import; its heartbeats are for workers, and cost a second a flow
+    with prefect_server(home, meanwhile=_import_flows):
+        # its heartbeats are for workers, and cost a second a flow
         from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415
 
@@ -30,3 +30,8 @@ def running_flows(home: Path) -> Iterator[None]:
             raise typer.Exit(130) from None
         finally:
             APILogHandler().flush()
+
+
+def _import_flows() -> None:
+    """Prefect reads its settings when it is imported: not before they are made."""
+    import flows.llama2  # noqa: F401, PLC0415

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,9 +24,13 @@ COMMAND = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.ser
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[None]:
-    """Serve Prefect's API while a run lasts, unless PREFECT_API_URL already names a server."""
+def prefect_server(home: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
+    """Serve Prefect's API while a run lasts, unless PREFECT_API_URL already names a server.
+
+    It takes seconds to start: `meanwhile` is what can be done without it.
+    """
     if os.environ.get("PREFECT_API_URL"):
+        meanwhile()
         yield
         return
     (home / "log").mkdir(parents=True, exist_ok=True)
@@ -44,6 +48,7 @@ def prefect_server(home: Path) -> Iterator[None]:
         )
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
     try:
+        meanwhile()
         wait_until_healthy(server, f"{os.environ['PREFECT_API_URL']}/health", log, START_SECONDS)
         yield
     finally:

@@ -1,42 +1,27 @@
-"""Reward models: ranking loss with margin, the safety auxiliary loss, the data mixes. Llama 2 section 3.2.2.
+"""Reward models: ranking loss with margin, the safety auxiliary loss, the combined score. Llama 2 section 3.2.2.
 
 Shapes: B pairs, T time.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama2_core.config import RewardConfig
+from llama2_core.config import GRADES, Grade, RewardConfig
 from llama2_core.generate import pad_right
+from llama2_core.rlhf.pairs import Pair
 from llama2_core.training.loop import Loss
 
-Grade = Literal["significantly better", "better", "slightly better", "negligibly better"]
-GRADES: tuple[Grade, ...] = ("significantly better", "better", "slightly better", "negligibly better")
 MARGINS: dict[str, dict[Grade, float]] = {
     "none": dict.fromkeys(GRADES, 0.0),
     "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
     "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
 }
 """m(r) by grade. Llama 2 Table 27."""
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A comparison, tokenized: the prompt with each response, its grade, and what is safe."""
-
-    chosen: Sequence[int]
-    rejected: Sequence[int]
-    grade: Grade
-    chosen_safe: bool
-    rejected_safe: bool
 
 
 @dataclass(frozen=True)
@@ -87,15 +72,6 @@ def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
         return Loss(total, len(chosen), {"accuracy": float((chosen > rejected).sum())})
 
     return objective
-
-
-def mix(own: Sequence[Row], other: Sequence[Row], other_share: float, random_: random.Random) -> list[Row]:
-    """Return all rows of a model's own domain, and uniformly drawn others for at most this share of the whole.
-
-    Llama 2 section 3.2.2: half for the helpfulness model, a tenth for the safety model.
-    """
-    wanted = round(len(own) * other_share / (1 - other_share))
-    return [*own, *random_.sample(list(other), min(len(other), wanted))]
 
 
 @torch.inference_mode()

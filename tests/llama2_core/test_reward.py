@@ -12,12 +12,11 @@ import torch.nn.functional as F
 
 from llama2_core.config import ModelConfig, OptimizerConfig, RewardConfig
 from llama2_core.model import ScalarModel, initialise
+from llama2_core.rlhf.pairs import Pair, mix
 from llama2_core.rlhf.rejection import reward_curve, select_best
 from llama2_core.rlhf.reward import (
     MARGINS,
-    Pair,
     combined_score,
-    mix,
     pair_batch,
     ranking_loss,
     reward_objective,

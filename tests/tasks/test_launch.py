@@ -16,8 +16,7 @@ from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
 
 from llama2_core.chat import Dialog, assistant, user
-from llama2_core.config import LoopConfig, ModelConfig, OptimizerConfig
-from llama2_core.rlhf.reward import GRADES
+from llama2_core.config import GRADES, LoopConfig, ModelConfig, OptimizerConfig
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from storage.errors import StoreBusy
