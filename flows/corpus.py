@@ -3,7 +3,7 @@
 from prefect import flow
 
 from tasks.corpus import corpus as corpus_task
-from tasks.corpus_steps import CorpusRecipe
+from tasks.corpus_recipe import CorpusRecipe
 from tasks.recipes import TokenizerRecipe, TokensRecipe
 from tasks.runtime import Runtime
 from tasks.tokenizer import tokenizer as tokenizer_task

@@ -17,7 +17,7 @@ from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.model import KVCache, Transformer
 
-CANDIDATES = 1024
+CANDIDATES = 2048
 """The nucleus is looked for among so many tokens before all are sorted."""
 LARGEST_UNIFORM = 1 - 2**-24
 """Below 1 in float32, to which larger draws are rounded."""

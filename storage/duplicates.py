@@ -7,8 +7,8 @@ makes them candidates, and enough minima, which is the estimate of their Jaccard
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,7 +33,7 @@ DUPLICATES = pa.schema(
         "similarity": pa.float32(),
     }
 )
-SQL = Path(__file__).parent / "sql"
+SQL = Path(__file__).parent / "sql" / "corpus"
 BATCH = 20_000
 NEIGHBOURS = 16
 """Of a bucket, a document is compared with the first and so many before it: a bucket of thousands stays linear."""
@@ -47,6 +47,8 @@ def find_duplicates(
     A document is near an earlier one from `threshold` on, unless that one goes itself: the most similar is named, of
     equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
     """
+    import duckdb  # noqa: PLC0415  (it complains at exit where it was not used)
+
     scratch.mkdir(parents=True, exist_ok=True)
     counts = [pq.read_metadata(path).num_rows for path in groups]
     with duckdb.connect(":memory:") as db:
@@ -66,7 +68,7 @@ def find_duplicates(
             _write(db, temporary)
 
 
-def _score(db: duckdb.DuckDBPyConnection, threshold: float) -> None:
+def _score(db: Any, threshold: float) -> None:
     """Keep the pairs with enough equal minima, as table `near`."""
     db.execute("create table near (later bigint, earlier bigint, similarity float)")
     minima = db.cursor().sql((SQL / "minima.sql").read_text()).to_arrow_reader(BATCH)
@@ -86,7 +88,7 @@ def _minima(column: pa.Array) -> np.ndarray:
     return np.frombuffer(b"".join(column.to_pylist()), np.uint32).reshape(len(column), -1)
 
 
-def _choose(db: duckdb.DuckDBPyConnection, documents: int) -> None:
+def _choose(db: Any, documents: int) -> None:
     """Add to table `gone`, in the order of the documents, those near one that stays."""
     gone = np.zeros(documents, dtype=bool)
     pairs = db.cursor().sql("from near order by later, similarity desc, earlier").to_arrow_reader(BATCH)
@@ -102,7 +104,7 @@ def _choose(db: duckdb.DuckDBPyConnection, documents: int) -> None:
             db.execute("insert into gone select ordinal, kept, 'near duplicates', similarity from chosen")
 
 
-def _write(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+def _write(db: Any, path: Path) -> None:
     found = db.sql((SQL / "gone.sql").read_text()).to_arrow_reader(BATCH)
     with pq.ParquetWriter(path, DUPLICATES, compression="zstd") as writer:
         for batch in found:

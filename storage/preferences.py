@@ -15,8 +15,9 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     "comparisons": ("comparisons", "comparisons.parquet", schemas.COMPARISONS),
     "samples": ("samples", "samples.parquet", schemas.SAMPLES),
     "responses": ("evaluation", "responses.parquet", schemas.RESPONSES),
-    "documents": ("corpus", "documents.parquet", schemas.DOCUMENTS),
-    "dropped": ("corpus", "dropped.parquet", schemas.DROPPED),
+    "documents": ("corpus", "documents/*.parquet", schemas.DOCUMENTS),
+    "dropped": ("corpus", "dropped/*.parquet", schemas.DROPPED),
+    "quarantined": ("corpus", "quarantined.parquet", schemas.QUARANTINED),
     "prompts": ("dialogs", "prompts.parquet", schemas.PROMPTS),
     "demonstrations": ("dialogs", "demonstrations.parquet", schemas.DEMONSTRATIONS),
 }
@@ -28,11 +29,12 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect()
     artifacts = store.artifacts()
     for view, (kind, file, schema) in VIEWS.items():
-        paths = [str(a.path / file) for a in artifacts if a.kind == kind and (a.path / file).is_file()]
+        paths = [str(path) for a in artifacts if a.kind == kind for path in sorted(a.path.glob(file))]
         if paths:
             quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
             connection.execute(
-                f"CREATE VIEW {view} AS SELECT * EXCLUDE (filename), split_part(filename, '/', -2) AS digest "
+                f"CREATE VIEW {view} AS "
+                f"SELECT * EXCLUDE (filename), regexp_extract(filename, '/{kind}/([^/]+)/', 1) AS digest "
                 f"FROM read_parquet([{quoted}], filename=true)"
             )
         else:

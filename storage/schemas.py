@@ -1,6 +1,6 @@
 """Every table the pipeline stores, as Arrow schemas. Dialogs and facts are JSON text."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +14,27 @@ from storage.errors import SourceError
 ROW_GROUP_BYTES, ROW_GROUP_ROWS = 16 << 20, 1 << 16
 _TEXT, _COUNT, _SCORE, _FLAG = pa.string(), pa.int32(), pa.float32(), pa.bool_()
 
+_TEXTS = pa.list_(_TEXT)
+
 DOCUMENTS = pa.schema(
-    {"id": _TEXT, "source": _TEXT, "text": _TEXT, "language": _TEXT, "language_score": _SCORE}
+    {
+        "id": _TEXT,
+        "source": _TEXT,
+        "text": _TEXT,
+        "language": _TEXT,
+        "language_score": _SCORE,
+        "url": _TEXT,
+        "changes": _TEXTS,  # what steps altered, once for each
+        "contamination": _TEXTS,  # benchmark samples that the text repeats
+        "toxicity": _SCORE,  # mean of its lines, null if not measured
+        "pronouns": _TEXTS,
+        "identities": _TEXTS,  # axis/term
+    }
 )
 DROPPED = pa.schema(
     {"id": _TEXT, "source": _TEXT, "reason": _TEXT, "step": _TEXT, "detail": _TEXT, "text": _TEXT}
 )
+QUARANTINED = pa.schema({"source": _TEXT, "place": _TEXT, "reason": _TEXT, "detail": _TEXT})
 PROMPTS = pa.schema(
     {
         "id": _TEXT,
@@ -137,11 +152,17 @@ def write_table(path: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -
 
 def read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     """Read a table back as rows. Raises SourceError naming the file when it is not such a table."""
+    return list(read_rows(path, schema))
+
+
+def read_rows(path: Path, schema: pa.Schema) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table, a row group at a time. Raises as `read_table`."""
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            missing = set(schema.names) - set(file.schema_arrow.names)
+            if missing:
+                raise SourceError(f"{path} lacks the columns {sorted(missing)}. Build it again.")
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         raise SourceError(f"{path} cannot be read as Parquet: {error}. Build it again.") from error
-    missing = set(schema.names) - set(table.column_names)
-    if missing:
-        raise SourceError(f"{path} lacks the columns {sorted(missing)}. Build it again.")
-    return table.to_pylist()

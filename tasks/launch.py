@@ -36,7 +36,7 @@ from tasks.runtime import Runtime
 from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
-    "corpus": 2,
+    "corpus": 3,
     "tokenizer": 3,
     "tokens": 1,
     "dialogs": 6,

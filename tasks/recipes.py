@@ -20,7 +20,7 @@ from llama2_core.config import (
     Share,
 )
 from llama2_core.presets import TINY_0_9M
-from tasks.corpus_steps import CorpusRecipe
+from tasks.corpus_recipe import CorpusRecipe
 
 SYMBOLS = ("[INST]", "[/INST]")
 

@@ -14,6 +14,8 @@ class Runtime(Record):
     """Training processes on this machine; more than one run under torchrun with FSDP2."""
     threads: Positive = 2
     """Threads of each process."""
+    data_workers: Positive = 1
+    """Processes that filter documents."""
     slots: Positive = 128
     """Rows sampled at once."""
     log_every: Positive = 10

@@ -1,6 +1,7 @@
 """Stored tables as what the core works on: dialogs, prompts with tokens, tokenized pairs."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from llama2_core.chat import Dialog, Message, assistant, encode_dialog, encode_prompt
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.tokenizer import Tokenizer
-from storage.schemas import COMPARISONS, DEMONSTRATIONS, PROMPTS, SAMPLES, read_table
+from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, PROMPTS, SAMPLES, read_rows, read_table
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ def dialog_to_json(dialog: Dialog) -> str:
 
 def dialog_from_json(text: str) -> Dialog:
     return tuple(Message(**message) for message in json.loads(text))
+
+
+def read_texts(corpus: Path) -> Iterator[str]:
+    """Yield the texts of a corpus."""
+    for path in sorted((corpus / "documents").glob("*.parquet")):
+        for row in read_rows(path, DOCUMENTS):
+            yield row["text"]
 
 
 def read_demonstrations(directory: Path) -> list[Dialog]:

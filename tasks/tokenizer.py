@@ -8,11 +8,11 @@ from prefect.cache_policies import NO_CACHE
 
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import train_tokenizer
-from storage.schemas import DOCUMENTS, read_table
 from storage.sources.starter import arithmetic
 from tasks.launch import Job, build, find
 from tasks.recipes import TokenizerRecipe
 from tasks.runtime import Runtime
+from tasks.tables import read_texts
 
 
 @task(name="tokenizer", task_run_name="tokenizer", cache_policy=NO_CACHE)
@@ -20,9 +20,7 @@ def tokenizer(recipe: TokenizerRecipe, corpus: str, runtime: Runtime) -> str:
     """Train SentencePiece on the corpus and a sample of generated arithmetic."""
 
     def work(directory: Path) -> dict:
-        texts = [
-            row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)
-        ]
+        texts = list(read_texts(find(corpus, runtime).path))
         random_ = random.Random(derive_seed(0, "tokenizer"))
         pairs = arithmetic.operand_pairs(recipe.largest_operand, "train")
         sums = [arithmetic.problem_document(random_, pairs) for _ in range(recipe.arithmetic_documents)]

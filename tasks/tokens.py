@@ -13,12 +13,12 @@ from llama2_core.data.packing import pack_stream
 from llama2_core.errors import DataError
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
-from storage.schemas import DOCUMENTS, read_table
 from storage.shards import write_shards
 from storage.sources.starter import arithmetic
 from tasks.launch import Job, build, find
 from tasks.recipes import TokensRecipe
 from tasks.runtime import Runtime
+from tasks.tables import read_texts
 
 Text = Callable[[], str]
 BATCH = 256
@@ -30,9 +30,7 @@ def tokens(recipe: TokensRecipe, corpus: str, tokenizer: str, seed: int, runtime
     parents = {"corpus": corpus, "tokenizer": tokenizer}
 
     def work(directory: Path) -> dict:
-        texts = [
-            row["text"] for row in read_table(find(corpus, runtime).file("documents.parquet"), DOCUMENTS)
-        ]
+        texts = list(read_texts(find(corpus, runtime).path))
         trained = Tokenizer.load(find(tokenizer, runtime).file("tokenizer.model"))
         return write_mix(recipe, texts, trained, seed, runtime.threads, directory)
 

@@ -14,6 +14,17 @@ class Document:
     text: str
     language: str = "unknown"
     language_score: float = 0.0
+    url: str = ""
+    changes: tuple[str, ...] = ()
+    """What steps altered: "encoding", or the kind of a personal datum, once for each."""
+    contamination: tuple[str, ...] = ()
+    """Names of the benchmark samples that the text repeats."""
+    toxicity: float | None = None
+    """Mean score of its lines, in [0, 1]; absent if not measured, as in the fields below."""
+    pronouns: tuple[str, ...] = ()
+    """Pronoun groups found, such as "she"."""
+    identities: tuple[str, ...] = ()
+    """Identity terms found, such as "religion/christian"."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +48,17 @@ def normalise(text: str) -> str:
 
 def words_of(text: str) -> list[str]:
     """Return what white space parts; every Chinese character and Japanese kana is a word by itself."""
-    return _WORD.findall(text)
+    return _WORD.findall(text) if has_characters_as_words(text) else text.split()
+
+
+def has_characters_as_words(text: str) -> bool:
+    """Tell whether a text holds Chinese characters or kana."""
+    return not text.isascii() and bool(_CHARACTER_WORD.search(text))
 
 
 _LINE_END = re.compile("\r\n?|[\v\f\x85\u2028\u2029]")
 _INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_CHARACTER_WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\s\u3040-\u30ff\u3400-\u9fff]+")

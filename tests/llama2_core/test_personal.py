@@ -1,6 +1,6 @@
 import pytest
 
-from llama2_core.data.personal import passes_luhn, passes_mod_97, scrub_personal_data
+from llama2_core.data.personal import ADDRESSES, NUMBERS, passes_luhn, passes_mod_97, scrub
 
 
 def test_luhn_by_hand():
@@ -26,18 +26,13 @@ def test_mod_97():
         ("DE89370400440532013000", "<iban>"),
         ("from 203.0.114.77:", "from <ip>:"),
         ("at 2a00:1450:4001:82f::200e.", "at <ip>."),
-        ("Call +44 20 7946 0958 today", "Call <phone> today"),
-        ("Call +1 (780) 800-7092", "Call <phone>"),
-        ("(780) 800-7092 or 780-800-7092 or 780.800.7092.", "<phone> or <phone> or <phone>."),
-        ("Ring 020 7946 0958", "Ring <phone>"),
-        ("+4915112345678", "<phone>"),
     ],
 )
 def test_personal_data_goes(text, expected):
-    scrubbed, counts = scrub_personal_data(text)
+    scrubbed, counts = scrub(text, ADDRESSES, NUMBERS)
     assert scrubbed == expected
     assert counts.total() == expected.count("<") - expected.count("<<")
-    assert scrub_personal_data(scrubbed) == (scrubbed, {})
+    assert scrub(scrubbed, ADDRESSES, NUMBERS) == (scrubbed, {})
 
 
 @pytest.mark.parametrize(
@@ -52,13 +47,20 @@ def test_personal_data_goes(text, expected):
         "ISBN 978-0-306-40615-7, ISBN 0-8044-2957-X, ISSN 0028-0836, doi 10.1000/182",
         "1939-1945, 1998-2000-2004, 2015-07-13, 13.07.2015, 1 000 000 000 and 1 020 340 560",
         "GB82 WEST 1234 5698 7654 33 has wrong check digits",
-        "from +1300 to +1500 and +0.123 4567",
         "the years 1994 1995 1996 1997 and 2001 2002 2003 2004",
     ],
 )
 def test_look_alikes_stay(text):
-    assert scrub_personal_data(text) == (text, {})
+    assert scrub(text, ADDRESSES, NUMBERS) == (text, {})
 
 
 def test_counts_by_kind():
-    assert scrub_personal_data("a@b.de c@d.fr 780-800-7092")[1] == {"email": 2, "phone": 1}
+    text = "a@b.de c@d.fr from 203.0.114.77"
+    assert scrub(text, ADDRESSES, NUMBERS)[1] == {"email": 2, "ip": 1}
+
+
+def test_of_two_that_overlap_the_kind_named_first_is_meant():
+    account = "DE95 4111 1111 1111 1111 00"
+    assert scrub("4111 1111 1111 1111", ADDRESSES, NUMBERS)[0] == "<card>"
+    assert scrub(account, ADDRESSES, NUMBERS)[0] == "<iban>"
+    assert scrub(account, ADDRESSES, NUMBERS[::-1])[0] == account.replace("4111 1111 1111 1111", "<card>")

@@ -4,9 +4,17 @@ from itertools import islice, product
 
 import pytest
 
-from llama2_core.data import quality
-from llama2_core.data.documents import Drop, normalise, words_of
-from llama2_core.data.quality import C4Rules, GopherQuality, GopherRepetition, QualityRules, quality_verdict
+from llama2_core.data.c4 import C4Rules, sentence_count, strip_lines
+from llama2_core.data.documents import Document, Drop, normalise, words_of
+from llama2_core.data.fineweb import FineWebRules
+from llama2_core.data.gopher import GopherQuality, GopherRepetition
+from llama2_core.data.quality import QualityRules, check_quality, quality_verdict
+from llama2_core.data.repetition import (
+    duplicate_shares,
+    recurring_ngrams,
+    repeated_characters,
+    top_characters,
+)
 
 DEFAULT = QualityRules()
 LENIENT = QualityRules(
@@ -100,15 +108,92 @@ def test_lorem_ipsum_and_curly_braces():
 
 def test_line_rules():
     page = "Please enable JavaScript.\nJavaScript was written in ten days.\n\nMenu\n'That is all.'"
-    assert quality.strip_lines(page, C4Rules()) == page.removeprefix("Please enable JavaScript.\n")
+    assert strip_lines(page, C4Rules()) == page.removeprefix("Please enable JavaScript.\n")
     sentences = "JavaScript was written in ten days.\n\n'That is all.'"
-    assert quality.strip_lines(page, C4Rules(strip_fragments=True)) == sentences
-    assert quality.strip_lines(page, C4Rules(strip_javascript_warnings=False)) == page
+    assert strip_lines(page, C4Rules(strip_fragments=True)) == sentences
+    assert strip_lines(page, C4Rules(strip_javascript_warnings=False)) == page
+    assert strip_lines(page, C4Rules(strip_javascript=True)) == "\nMenu\n'That is all.'"
+
+
+@pytest.mark.parametrize(
+    ("line", "rules"),
+    [
+        ("We use cookies.", C4Rules(strip_policies=True)),
+        ("Read our Privacy Policy.", C4Rules(strip_policies=True)),
+        ("To be continued...", C4Rules(strip_fragments=True)),
+        ("Two words.", C4Rules(min_line_words=3)),
+        ("A word of 1001 letters: " + "a" * 1001 + ".", C4Rules(max_word_characters=1000)),
+    ],
+)
+def test_lines_that_go(line, rules):
+    stays = f"Three words stay {'a' * 999}."
+    assert strip_lines(f"{line}\n{stays}", rules) == stays
+
+
+def test_citations_go_from_lines():
+    cited = "It grew.[12] It fell.[edit] It rose.[citation needed] It is [13a]."
+    assert strip_lines(cited, C4Rules(strip_citations=True)) == "It grew. It fell. It rose. It is [13a]."
+
+
+def test_sentences_by_hand():
+    # "3.5" and "U.S.A.," break none; a line's end does; "!?" and a closing quotation mark belong to the sentence.
+    assert sentence_count(["He paid 3.5 in the U.S.A., 'Is it?!' she asked. Yes.", "A heading", "Done."]) == 5
+    assert sentence_count(["这是一句。这是两句。"]) == 2
+    rules = QualityRules(c4=C4Rules(min_sentences=3))
+    assert reason(f"{prose(50)}. One. Two.", rules) is None
+    assert quality_verdict(f"{prose(50)}. One.", rules) == Drop("c4: too few sentences", "2 < 3")
+
+
+def test_check_quality_strips_then_judges():
+    kept = Document("a", "b", f"Please enable JavaScript.\n{prose(50)}")
+    assert check_quality(kept, DEFAULT) == Document("a", "b", prose(50))
+    whole = Document("a", "b", prose(50))
+    assert check_quality(whole, DEFAULT) is whole
+    assert check_quality(Document("a", "b", "Short."), DEFAULT) == Drop("gopher: too few words", "1 < 50")
+
+
+def fineweb(text: str, **limits: float) -> str | None:
+    off = {"min_punctuated_lines": 0, "max_short_lines": 1, "max_duplicate_line_characters": 1}
+    rules = FineWebRules(**(off | {"max_newlines_per_word": 100} | limits))
+    return reason(text, LENIENT.model_copy(update={"fineweb": rules}))
+
+
+def test_punctuated_lines():
+    lines = lines_of(words(100), 4)
+    ended = [line + "." for line in lines[:3]] + lines[3:]
+    assert fineweb("\n".join(ended), min_punctuated_lines=0.12) is None  # 3 of 25
+    assert fineweb("\n".join(lines[:1] + ended[1:]), min_punctuated_lines=0.12) == (
+        "fineweb: lines without punctuation"
+    )
+    assert fineweb("\n".join(line + "。" for line in lines), min_punctuated_lines=1) is None
+
+
+def test_short_lines():
+    long = lines_of(words(70), 7)  # of 34 characters
+    short = [line[:30].strip() for line in long]
+    assert fineweb("\n".join(short[:6] + long[6:]), max_short_lines=0.67) is None  # 6 of 10
+    assert fineweb("\n".join(short[:7] + long[7:]), max_short_lines=0.67) == "fineweb: short lines"
+    assert fineweb("\n".join(short), max_short_lines=0.67, short_line_characters=28) is None
+
+
+def test_repeated_line_characters_of_fineweb():
+    lines = [*lines_of(words(200), 2), "yes"]  # 100 lines of 9 characters, one of 3: 3 of 906 repeat
+    assert fineweb("\n".join([*lines, "yes"]), max_duplicate_line_characters=0.01) is None
+    assert fineweb("\n".join([*lines, *["yes"] * 4]), max_duplicate_line_characters=0.01) == (
+        "fineweb: repeated line characters"
+    )
+
+
+def test_newlines():
+    lines = lines_of(words(100), 10)
+    text = "\n".join(lines)  # 9 line ends, 100 words
+    assert fineweb(text, max_newlines_per_word=0.09) is None
+    assert fineweb(text, max_newlines_per_word=0.08) == "fineweb: newlines"
 
 
 def test_duplicate_shares_by_hand():
     # "ab" occurs three times, so two repeats: 2 of 5 pieces, 4 of 12 characters.
-    assert quality.duplicate_shares(["ab", "cde", "ab", "fgh", "ab"]) == (2 / 5, 4 / 12)
+    assert duplicate_shares(["ab", "cde", "ab", "fgh", "ab"]) == (2 / 5, 4 / 12)
 
 
 def test_repeated_lines():
@@ -141,11 +226,19 @@ def test_repeated_paragraph_characters():
     )
 
 
-def test_ngram_shares_by_hand():
-    # "a b" occurs twice, 4 of 5 characters; its second occurrence covers 2. Nothing longer repeats.
-    assert list(quality.ngram_shares(list("abcab"))) == [(2, 0.8, 0.4), (3, 0, 0), (4, 0, 0), (5, 0, 0)]
-    # x x x: "x x" twice, overlapping: capped at 1; the second covers words 2 and 3.
-    assert list(quality.ngram_shares(list("xxx"))) == [(2, 1, pytest.approx(2 / 3)), (3, 0, 0)]
+def test_ngrams_by_hand():
+    # "a b" occurs twice, 4 characters; its second occurrence covers 2. Nothing longer repeats.
+    [pairs] = recurring_ngrams(list("abcab"))
+    assert pairs == {0: ("a", "b"), 3: ("a", "b")}
+    assert top_characters(pairs) == 4 and repeated_characters(pairs) == 2
+    # x x x: "x x" twice, overlapping, 4 characters of 3; the second covers words 2 and 3.
+    [pairs] = recurring_ngrams(list("xxx"))
+    assert top_characters(pairs) == 4 and repeated_characters(pairs) == 2
+    # Of equals the longest counts.
+    [pairs] = recurring_ngrams(["a", "b", "-", "cc", "dd", "=", "a", "b", "+", "cc", "dd"])
+    assert top_characters(pairs) == 8 and repeated_characters(pairs) == 6
+    assert [len(ngrams) for ngrams in recurring_ngrams(list("abcdabcd"))] == [6, 4, 2]
+    assert list(recurring_ngrams([])) == list(recurring_ngrams(["a"])) == []
 
 
 @pytest.mark.parametrize(("n", "inside", "outside"), [(2, 5, 6), (3, 3, 4), (4, 2, 3)])
@@ -184,9 +277,9 @@ def test_repeated_ngrams(n):
 
 
 def test_every_threshold_names_its_source():
-    for record in (GopherQuality, GopherRepetition, C4Rules):
+    for record in (GopherQuality, GopherRepetition, C4Rules, FineWebRules):
         for name, field in record.model_fields.items():
-            assert any(source in (field.description or "") for source in ("Gopher", "C4")), name
+            assert any(source in (field.description or "") for source in ("Gopher", "C4", "FineWeb")), name
 
 
 def test_normalise():

@@ -11,7 +11,13 @@ from storage.artifacts import Artifact, Store, digest_of
 from storage.errors import StorageError
 from storage.preferences import SQL, VIEWS, named_query, query
 
-VALUES = {pa.string(): "x", pa.int32(): 1, pa.float32(): 0.5, pa.bool_(): True}
+VALUES = {
+    pa.string(): "x",
+    pa.int32(): 1,
+    pa.float32(): 0.5,
+    pa.bool_(): True,
+    pa.list_(pa.string()): ["a", "b"],
+}
 
 
 def row(schema: pa.Schema, **known: object) -> dict[str, Any]:
@@ -22,7 +28,9 @@ def commit(store: Store, kind: str, tables: dict[str, tuple[list[dict[str, Any]]
     digest = digest_of(kind, 1, {"rows": str(tables)}, {})
     with store.building(kind, digest) as partial:
         for name, (rows, schema) in tables.items():
-            schemas.write_table(partial / name, rows, schema)
+            path = partial / name.replace("*", "00000")
+            path.parent.mkdir(exist_ok=True)
+            schemas.write_table(path, rows, schema)
         return store.commit(
             kind,
             digest,
@@ -47,7 +55,7 @@ def filled(tmp_path: Path) -> Store:
         ]
         commit(store, "comparisons", {"comparisons.parquet": (rows, schemas.COMPARISONS)})
     dropped = [row(schemas.DROPPED, reason=reason) for reason in ("short", "repeated", "short")]
-    commit(store, "corpus", {"dropped.parquet": (dropped, schemas.DROPPED)})
+    commit(store, "corpus", {"dropped/*.parquet": (dropped, schemas.DROPPED)})
     return store
 
 

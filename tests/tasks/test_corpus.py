@@ -1,4 +1,8 @@
 import json
+import random
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -7,10 +11,15 @@ from pydantic import ValidationError
 
 from llama2_core.data.quality import GopherQuality, QualityRules
 from llama2_core.errors import DataError
-from storage.schemas import DOCUMENTS, DROPPED, read_table
+from storage.disk import content_digest
+from storage.schemas import DOCUMENTS, DROPPED, QUARANTINED, read_table
 from storage.sources.starter import wikipedia
-from tasks.corpus_steps import CorpusRecipe, FileSource, StarterSource, build_corpus, corpus_identity
+from tasks import corpus_sources
+from tasks.corpus import build_corpus
+from tasks.corpus_recipe import CorpusRecipe, FileSource, StarterSource
+from tasks.corpus_sources import corpus_identity
 from tasks.language import identify
+from tasks.spread import in_turn
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_udhr = pytest.mark.skipif(not (SHARED_DATA / "udhr").exists(), reason="no ../shared/data/udhr")
@@ -26,6 +35,10 @@ def article() -> str:
     return " ".join(wikipedia.plain_text(wikitext).split()[:500])
 
 
+def rows(directory: Path, kind: str, schema) -> list[dict]:
+    return [row for path in sorted((directory / kind).glob("*.parquet")) for row in read_table(path, schema)]
+
+
 def build(tmp_path: Path, texts: dict[str, str], **limits) -> tuple[dict, list[dict], list[dict]]:
     folder = tmp_path / "texts"
     folder.mkdir()
@@ -35,8 +48,8 @@ def build(tmp_path: Path, texts: dict[str, str], **limits) -> tuple[dict, list[d
     summary = build_corpus(recipe, tmp_path)
     return (
         summary,
-        read_table(tmp_path / "documents.parquet", DOCUMENTS),
-        read_table(tmp_path / "dropped.parquet", DROPPED),
+        rows(tmp_path, "documents", DOCUMENTS),
+        rows(tmp_path, "dropped", DROPPED),
     )
 
 
@@ -68,7 +81,7 @@ def test_each_step_drops_its_own(tmp_path, article):
     assert summary["documents_read"] == 6 and summary["documents_kept"] == 2
     assert summary["characters_kept"] == sum(len(row["text"]) for row in kept)
     assert summary["languages"] == {"en": 5, "de": 1}
-    assert summary["scrubbed"] == {"email": 1, "phone": 1}
+    assert summary["changes"] == {"email": 1, "phone": 1}
     assert summary["duplicates"] == {"exact": 1, "near": 1}
     assert summary["drops"][0] == {
         "step": "language",
@@ -99,7 +112,7 @@ def test_nothing_left_says_which_step_dropped_what(tmp_path):
 def test_scrubbing_and_rules_can_be_set(tmp_path):
     rules = QualityRules(gopher=GopherQuality(min_words=3))
     text = "This is the address of my friend: jane@mail.org"
-    _, kept, _ = build(tmp_path, {"a": text}, quality=rules, scrub_personal_data=False)
+    _, kept, _ = build(tmp_path, {"a": text}, quality=rules, personal_data=None)
     assert kept[0]["text"] == text
 
 
@@ -113,11 +126,11 @@ def test_starter_corpus(tmp_path):
     assert summary["sources"]["docstrings"]["kept"] > 300
     assert summary["characters_kept"] > 3_500_000
     assert summary["duplicates"]["exact"] > 20  # help topics overlap
-    dropped = {row["id"]: row for row in read_table(tmp_path / "dropped.parquet", DROPPED)}
+    dropped = {row["id"]: row for row in rows(tmp_path, "dropped", DROPPED)}
     bulgarian = dropped["wikipedia-bg/Григориански календар"]
     assert (bulgarian["step"], bulgarian["reason"]) == ("language", "language bg")
     assert (
-        len({row["id"] for row in read_table(tmp_path / "documents.parquet", DOCUMENTS)} | set(dropped))
+        len({row["id"] for row in rows(tmp_path, "documents", DOCUMENTS)} | set(dropped))
         == (summary["documents_read"])
     )
 
@@ -171,4 +184,113 @@ def test_real_web_text(tmp_path):
     assert summary["documents_read"] == 300
     assert 240 < summary["documents_kept"] < 290
     assert {"gopher: too few words", "gopher: symbols"} <= {drop["reason"] for drop in summary["drops"]}
-    assert summary["scrubbed"]["email"] and summary["scrubbed"]["phone"]
+    assert summary["changes"]["email"] and summary["changes"]["phone"]
+
+
+def prose(folder: Path, files: int, article: str) -> CorpusRecipe:
+    """Write files of lines that are short prose, every third nearly a copy of an earlier one."""
+    folder.mkdir()
+    random_ = random.Random(0)
+    words = article.split()
+    texts: list[str] = []
+    for number in range(files):
+        for line in range(20):
+            text = random_.choice(texts).split() if line % 3 == 2 else random_.sample(words, 90)
+            text[random_.randrange(len(text))] = random_.choice(words)
+            texts.append(" ".join(text))
+        rows = [json.dumps({"text": text}) for text in texts[-20:]]
+        (folder / f"{number}.jsonl").write_text("\n".join(rows))
+    source = FileSource(name="mine", paths=(str(folder),))
+    return CorpusRecipe(sources=(source,), quality=QualityRules(gopher=GopherQuality(min_stop_words=0)))
+
+
+def content(directory: Path) -> dict[str, str]:
+    """Return the digests of all that a build leaves, but for its scratch."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    kept = (path for path in files if "checkpoints" not in path.parts)
+    return {str(path.relative_to(directory)): content_digest(path) for path in kept}
+
+
+def made(recipe: CorpusRecipe, directory: Path, spread=in_turn) -> tuple[dict, dict[str, str]]:
+    directory.mkdir(exist_ok=True)
+    return build_corpus(recipe, directory, spread), content(directory)
+
+
+def test_groups_share_their_duplicates(tmp_path, article, monkeypatch):
+    recipe = prose(tmp_path / "texts", 6, article)
+    together, _ = made(recipe, tmp_path / "one")
+    monkeypatch.setattr(corpus_sources, "GROUP_BYTES", 1)
+    apart, files = made(recipe, tmp_path / "many")
+    assert len([name for name in files if name.startswith("documents/")]) == 6
+    assert apart == together
+    assert together["duplicates"]["near"] > 20
+    one, many = (rows(tmp_path / name, "documents", DOCUMENTS) for name in ("one", "many"))
+    assert one == many
+
+
+@pytest.mark.parametrize("groups_done", range(0, 12, 3))
+def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, article, monkeypatch, groups_done):
+    monkeypatch.setattr(corpus_sources, "GROUP_BYTES", 1)
+    recipe = prose(tmp_path / "texts", 6, article)
+    whole = made(recipe, tmp_path / "whole")
+    done = []
+
+    def stopped(name, work, groups):
+        for group in groups:
+            if len(done) == groups_done:
+                raise KeyboardInterrupt
+            work(group)
+            done.append(group.number)
+
+    with pytest.raises(KeyboardInterrupt):
+        made(recipe, tmp_path / "part", stopped)
+    started = time.time_ns()
+    assert made(recipe, tmp_path / "part") == whole
+    kept = [path for path in (tmp_path / "part").rglob("counts.json") if path.stat().st_mtime_ns < started]
+    assert len(kept) == min(groups_done, 6)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, article):
+    recipe = prose(tmp_path / "texts", 40, article)
+    whole = made(recipe, tmp_path / "whole")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; from tasks import corpus_sources; corpus_sources.GROUP_BYTES = 1;"
+        "from tasks.corpus import build_corpus; from tasks.corpus_recipe import CorpusRecipe;"
+        "recipe = CorpusRecipe.model_validate_json(Path(sys.argv[1]).read_text());"
+        "print('begins', flush=True); build_corpus(recipe, Path(sys.argv[2]))"
+    )
+    directory, random_ = tmp_path / "killed", random.Random(1)
+    directory.mkdir()
+    for _ in range(20):
+        command = [sys.executable, "-c", code, str(tmp_path / "recipe.json"), str(directory)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+            assert process.stdout and process.stdout.readline() == b"begins\n"
+            time.sleep(random_.uniform(0, 0.6))
+            process.kill()
+    assert build_corpus(recipe, directory) == whole[0]
+    visible = {
+        name: digest for name, digest in content(directory).items() if not Path(name).name.startswith(".")
+    }
+    assert visible == whole[1]  # a commit sweeps away what a killed write left under a hidden name
+
+
+def test_what_cannot_be_read_is_set_aside_and_named(tmp_path, article):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    lines = [
+        json.dumps({"text": " ".join(shuffled(article.split()[n:] + article.split()[:n]))}) for n in range(99)
+    ]
+    (folder / "a.jsonl").write_text("\n".join([*lines[:50], '{"text": ', *lines[50:]]))
+    (folder / "b.txt").write_text("")
+    source = FileSource(name="mine", paths=(str(folder),))
+    summary = build_corpus(CorpusRecipe(sources=(source,)), tmp_path)
+    assert summary["documents_read"] == 99
+    found = read_table(tmp_path / "quarantined.parquet", QUARANTINED)
+    assert [(row["source"], row["reason"]) for row in found] == [("mine", "malformed"), ("mine", "empty")]
+    assert found[0]["place"].startswith("a.jsonl:") and found[0]["detail"].startswith("line 51: not JSON")
+    with pytest.raises(
+        DataError, match=r"1 of 100 documents cannot be read, more than 0%: a\.jsonl:\d+: line 51"
+    ):
+        build_corpus(CorpusRecipe(sources=(source,), quarantine_share=0.0), tmp_path)
