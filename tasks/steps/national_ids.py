@@ -76,8 +76,8 @@ _NAMES: tuple[tuple[str, Check], ...] = (
     ("kimlik tckn", tckimlik.is_valid),
     ("identity id", za_idnr.is_valid),
 )
-"""US, Germany, Netherlands, India, Canada (in Spanish "sin" means without), UK, Australia, Brazil, Denmark, Sweden,
-Norway, Poland, Turkey, South Africa."""
+"""US, Germany, Netherlands, India, Canada (in Spanish "sin" means without), UK, Australia, Brazil, Denmark,
+Sweden, Norway, Poland, Turkey, South Africa."""
 
 _COMPILED_FORMS = [(re.compile(form), check) for form, check in _FORMS]
 _CHECKS = {word: check for words, check in _NAMES for word in words.split()}
