@@ -56,7 +56,7 @@ def build_corpus(recipe: CorpusRecipe, directory: Path, spread: Spread = in_turn
         signatures = [filtered(directory, group) / "signatures.parquet" for group in groups]
         find_duplicates(signatures, recipe.near_duplicate_threshold, scratch / "spill", duplicates)
     spread("write", partial(write_documents, recipe=recipe, directory=directory), groups)
-    return corpus_summary(directory, [source.name for source in recipe.sources], len(quarantined))
+    return corpus_summary(directory, [source.name for source in recipe.sources], quarantined)
 
 
 def filter_documents(group: Group, recipe: CorpusRecipe, directory: Path) -> None:

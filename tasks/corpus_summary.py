@@ -20,7 +20,7 @@ STEPS = (
 )
 
 
-def corpus_summary(directory: Path, sources: list[str], quarantined: int) -> dict[str, Any]:
+def corpus_summary(directory: Path, sources: list[str], quarantined: list[dict[str, Any]]) -> dict[str, Any]:
     """Return counts for the manifest. Raises DataError, saying which step dropped what, when nothing is left."""
     found = {row.pop("source"): row for row in _rows(directory, "sources")}
     drops = _rows(directory, "drops")
@@ -29,6 +29,9 @@ def corpus_summary(directory: Path, sources: list[str], quarantined: int) -> dic
     total = {
         name: sum(counts[name] for counts in by_source.values()) for name in ("read", "kept", "characters")
     }
+    if not total["read"]:
+        places = "; ".join(f"{row['place']}: {row['detail']}" for row in quarantined[:3])
+        raise DataError(f"no source holds a document: {places}. Give files that hold text.")
     if not total["kept"]:
         counts = "; ".join(f"{drop['step']} dropped {drop['count']} ({drop['reason']})" for drop in drops)
         raise DataError(
@@ -42,7 +45,7 @@ def corpus_summary(directory: Path, sources: list[str], quarantined: int) -> dic
         "languages": _sum(directory.glob("checkpoints/filtered/*/counts.json")),
         "drops": drops,
         "sources": by_source,
-        "quarantined": quarantined,
+        "quarantined": len(quarantined),
         "changes": {row["change"]: row["count"] for row in _rows(directory, "changes")},
         "duplicates": {"exact": repeats["exact duplicates"], "near": repeats["near duplicates"]},
     }

@@ -117,7 +117,7 @@ def _is_iban(found: re.Match[str]) -> bool:
 
 
 _NUMBERED = re.compile(
-    r"(?:section|chapter|clause|version|release|build|firmware|§|\bv)[. ]*$", re.IGNORECASE
+    r"(?:section|chapter|clause|version|release|build|firmware|§|\bEC|\bv)[. ]*$", re.IGNORECASE
 )
 _ISSUERS = re.compile(
     r"4\d{15}|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3[068]\d{12}|35\d{14}|6(?:011|4[4-9]\d|5\d\d)\d{12}"

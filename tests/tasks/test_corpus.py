@@ -294,3 +294,10 @@ def test_what_cannot_be_read_is_set_aside_and_named(tmp_path, article):
         DataError, match=r"1 of 100 documents cannot be read, more than 0%: a\.jsonl:\d+: line 51"
     ):
         build_corpus(CorpusRecipe(sources=(source,), quarantine_share=0.0), tmp_path)
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "old.txt").write_bytes("Müller".encode("latin-1"))
+    source = FileSource(name="mine", paths=(str(tmp_path / "old.txt"),))
+    with pytest.raises(DataError, match=r"old\.txt: byte 1 \(0xfc\) is not UTF-8; if the file is ISO-8859-1"):
+        build_corpus(CorpusRecipe(sources=(source,)), tmp_path)
