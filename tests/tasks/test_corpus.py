@@ -251,7 +251,8 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, article, m
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, article):
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, article, monkeypatch):
+    monkeypatch.setattr(corpus_sources, "GROUP_BYTES", 1)
     recipe = prose(tmp_path / "texts", 40, article)
     whole = made(recipe, tmp_path / "whole")
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
