@@ -76,11 +76,7 @@ _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _BRACE = re.compile("[{}]")
 _DEMAND = re.compile(r"\b(enabled?|disabled?|turned? o(n|ff)|requires?|supports?)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"'”’)]*$|[\"”]$")
-_SENTENCE_BREAK = re.compile(
-    r"[.…]*[!?][.…!?]*[\"'”’)\]]*(?=\s)"
-    r"|(?<!\b[A-Z])(?<!\b[MDJS][rt])[.…]+[\"'”’)\]]*(?=\s+[^\sa-z])"  # not after an initial, Mr., Dr., Jr. or St.
-    r"|[。！？]+[」』”’]*(?=\S)"
-)
+_SENTENCE_BREAK = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|(?<=[。！？])\S)")
 _POLICIES = (
     "terms of use",
     "privacy policy",
