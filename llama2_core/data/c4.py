@@ -60,7 +60,8 @@ def sentence_count(lines: list[str]) -> int:
 def _is_welcome(line: str, rules: C4Rules) -> bool:
     if rules.min_line_words and len(words_of(line)) < rules.min_line_words:
         return False
-    if rules.max_word_characters and max(map(len, words_of(line)), default=0) > rules.max_word_characters:
+    longest = rules.max_word_characters
+    if longest and len(line) > longest and max(map(len, words_of(line)), default=0) > longest:
         return False
     lower = line.lower()
     if "javascript" in lower and (
@@ -76,7 +77,10 @@ _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _BRACE = re.compile("[{}]")
 _DEMAND = re.compile(r"\b(enabled?|disabled?|turned? o(n|ff)|requires?|supports?)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<!\.\.)[.!?][\"'”’)]*$|[\"”]$")
-_SENTENCE_BREAK = re.compile(r"[.!?…。！？]+[\"'”’)\]]*(?=\s|(?<=[。！？])\S)")
+_SENTENCE_BREAK = re.compile(
+    r"(?<!\b[A-Z])(?<!\b[MDJS][rt])[.!?…]+[\"'”’)\]]*(?=\s)"  # not after an initial, Mr., Dr., Jr. or St.
+    r"|[。！？]+[」』”’]*(?=\S)"
+)
 _POLICIES = (
     "terms of use",
     "privacy policy",

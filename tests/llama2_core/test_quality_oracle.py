@@ -1,10 +1,13 @@
 """The rules against datatrove's four quality filters, rule by rule, each difference explained.
 
-Three definitions differ on purpose, so that datatrove is given ours.
+Four definitions differ on purpose, so that datatrove is given ours.
 - Words: here white space parts them, and Chinese characters and kana are words; datatrove asks spaCy, for which
-  punctuation marks are words too, so that Gopher's 80% of words with a letter drops prose that is rich in commas.
+  punctuation marks are words too, so that Gopher's 80% of words with a letter drops prose that is rich in commas. With
+  spaCy's words that rule agrees on 88.5% of the real pages, every other on 98.7% or more.
 - Stop words: here whatever their case and punctuation; datatrove counts "the" but not "The".
 - Shares of n-grams: here of the words' characters; datatrove counts white space, above or below the fraction line.
+- Top n-gram: here it occurs twice at least, and of equally frequent ones the longest is meant; in datatrove the first,
+  even if it occurs once. It is given the recurring ones, the longest first.
 """
 
 import json
@@ -34,7 +37,10 @@ from llama2_core.data.page import Page
 from llama2_core.data.quality import QualityRules, quality_findings
 
 WEB_TEXT = Path(__file__).parents[3] / "shared" / "data" / "web_text"
-pytestmark = pytest.mark.skipif(not WEB_TEXT.exists(), reason="no ../shared/data/web_text")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WEB_TEXT.exists(), reason="no ../shared/data/web_text"),
+]
 
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 REPEATED = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
@@ -123,9 +129,7 @@ class Words:
 def our_words(monkeypatch: pytest.MonkeyPatch) -> Iterator[Words]:
     words = Words()
     monkeypatch.setattr(word_tokenizers, "load_word_tokenizer", lambda language: words)
-    monkeypatch.setattr(
-        repetition_filter, "get_n_grams", lambda words, n: ["".join(gram) for gram in _ngrams(words, n)]
-    )
+    monkeypatch.setattr(repetition_filter, "get_n_grams", _recurring)
     split_into_parts.cache_clear()
     yield words
     split_into_parts.cache_clear()
@@ -173,8 +177,11 @@ def explained(rule: str, text: str) -> bool:
             # Words of punctuation alone do not count there.
             kept = [word for word in words if not PUNCTUATION_SET.issuperset(word)]
             return ours(" ".join(kept)) & {rule} == theirs(text, text) & {rule}
-        case "top", gram:
-            return _top_is_a_matter_of_definition(words, int(gram.split("-")[0]))
+        case "repeated", "line characters":
+            # Line ends count below the fraction line there.
+            lines = [line for line in text.split("\n") if line]
+            repeated = sum(len(line) for place, line in enumerate(lines) if line in lines[:place])
+            return repeated / len(text) <= 0.2 < repeated / sum(map(len, lines))
         case "repeated", grams if grams[0].isdigit():
             n = int(grams.split("-")[0])
             # There a repeat counts if it begins after the last one ended: fewer words. And n-grams that look the same
@@ -189,12 +196,10 @@ def _ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
 
 
-def _top_is_a_matter_of_definition(words: Sequence[str], n: int) -> bool:
-    """There an n-gram that occurs once counts; and of equals it is the first that counts, here the longest."""
-    counts, characters = Counter(_ngrams(words, n)), len("".join(words))
-    first, count = counts.most_common(1)[0]
-    longest = max(len("".join(ngram)) for ngram, times in counts.items() if times == count)
-    return count == 1 or count * len("".join(first)) <= TOP[n] * characters < count * longest
+def _recurring(words: Sequence[str], n: int) -> list[str]:
+    """Return the n-grams that occur more than once, run together, the longest first."""
+    counts = Counter(_ngrams(words, n))
+    return sorted(("".join(ngram) for ngram in counts.elements() if counts[ngram] > 1), key=len, reverse=True)
 
 
 def _covered(words: Sequence[str], n: int) -> float:
@@ -287,8 +292,16 @@ def noisy(text: str, rng: random.Random) -> str:
     return normalise(" ".join(words) if lines == text.split("\n") else "\n".join(lines))
 
 
-def test_real_pages(our_words):
-    texts = pages()
-    for rule, apart in differences(texts, our_words).items():
+def check_agreement(texts: Sequence[str], words: Words) -> None:
+    for rule, apart in differences(texts, words).items():
         assert len(apart) <= 0.01 * len(texts), rule
         assert all(explained(rule, text) for text in apart), rule
+
+
+def test_real_pages(our_words):
+    check_agreement(pages(), our_words)
+
+
+def test_noisy_pages(our_words):
+    rng, texts = random.Random(0), pages()
+    check_agreement([noisy(rng.choice(texts), rng) for _ in range(2000)], our_words)
