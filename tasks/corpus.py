@@ -91,7 +91,7 @@ def write_documents(group: Group, recipe: CorpusRecipe, directory: Path) -> None
     documents, dropped = (
         directory / kind / f"{group.number:05d}.parquet" for kind in ("documents", "dropped")
     )
-    if not dropped.exists():  # the last to appear
+    if not documents.exists():  # the last to appear
         repeats = read_repeats(directory / "checkpoints" / "duplicates.parquet", group.number)
         finish_group(filtered(directory, group), repeats, last_steps(recipe), documents, dropped)
 

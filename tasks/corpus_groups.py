@@ -70,7 +70,7 @@ def filter_group(
 def finish_group(
     folder: Path, repeats: Mapping[int, Repeat], steps: Sequence[Step], documents: Path, dropped: Path
 ) -> None:
-    """Write the documents that repeat no other, as the last steps leave them, and all that was dropped."""
+    """Write all that was dropped, then the documents that repeat no other, as the last steps leave them."""
     with TableWriter(documents, DOCUMENTS) as kept, TableWriter(dropped, DROPPED) as gone:
         for row in read_rows(folder / "dropped.parquet", DROPPED):
             gone.add(row)

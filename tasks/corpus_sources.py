@@ -74,7 +74,8 @@ def corpus_identity(recipe: CorpusRecipe) -> dict[str, Any]:
     """Return what decides the corpus: the recipe, with sources and block lists named by content, not by path."""
 
     def contents(sources: Sequence[SourceRecipe]) -> list[dict[str, str]]:
-        return [{"name": source.name, "content": _content(source)} for source in sources]
+        places = {"paths", "dataset", "revision"}
+        return [source.model_dump(exclude=places) | {"content": _content(source)} for source in sources]
 
     lists = (recipe.urls.host_files, recipe.urls.word_files)
     return recipe.model_dump(mode="json") | {
@@ -89,9 +90,7 @@ def _content(source: SourceRecipe) -> str:
         case FileSource(paths=paths):
             return content_digest(paths)
         case HubSource():
-            return (
-                f"{source.configuration} {source.split} {hub.content_digest(source.dataset, source.revision)}"
-            )
+            return hub.content_digest(source.dataset, source.revision)
         case StarterSource(name="wikipedia-en" | "wikipedia-bg" as name):
             return wikipedia.DUMPS[name.removeprefix("wikipedia-")][1]
         case StarterSource(name="python-docs"):

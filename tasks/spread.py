@@ -17,7 +17,7 @@ Work = Callable[[Any], None]
 def spread(name: str, work: Work, groups: Sequence[Any], runtime: Runtime) -> None:
     """Do the work on every group, here or in `runtime.data_workers` processes.
 
-    Raises what the first group that fails raises, when all have ended.
+    Raises what the first group that fails raises; in processes the others are done before.
     """
     labels = [f"{name} {number}" for number in range(len(groups))]
     if runtime.data_workers == 1:

@@ -7,8 +7,8 @@ from typing import Any
 
 from storage.errors import SourceError
 from storage.sources.documents import Fields, Part, Quarantined, RawDocument, Unreadable
+from storage.sources.packages import package_module
 from storage.sources.places import digest_of, is_damage
-from storage.sources.starter.packages import package_module
 
 SCHEME = "hub:"
 

@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from storage import disk
 from storage.errors import MissingPackage, SourceError
-from storage.sources.starter.packages import package_module
+from storage.sources.packages import package_module
 
 FORMAT = re.compile(r"\.(txt|jsonl|csv|warc|parquet)((?<!parquet)\.(?:gz|zst))?(?:\?.*)?$", re.IGNORECASE)
 """How a file's name, or a URL with its query, ends."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from storage.sources.documents import Fields, Part, Quarantined, RawDocument, Unreadable
+from storage.sources.packages import package_module
 from storage.sources.places import is_damage
-from storage.sources.starter.packages import package_module
 
 HTML = ("text/html", "application/xhtml+xml")
 BUFFER_BYTES = 8 << 10

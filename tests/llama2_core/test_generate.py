@@ -10,9 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llama2_core import generate as module
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.generate import Completion, Request, discourage, generate, sample_tokens, stream
+from llama2_core.generate import Completion, Request, generate, stream
 from llama2_core.interop.huggingface import llama_config, weights_for_transformers
 from llama2_core.model import Transformer
+from llama2_core.sampling import CANDIDATES, discourage, sample_tokens
 from llama2_core.tokenizer import Tokenizer
 
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=10)
@@ -76,17 +77,18 @@ def test_temperature_zero_is_greedy() -> None:
 
 @pytest.mark.parametrize("scale", [0.01, 3.0])
 def test_a_wide_and_a_narrow_nucleus_have_the_frequencies_of_the_definition(scale: float) -> None:
-    """Over 1,000 tokens a flat distribution's nucleus is sorted whole, a steep one's found among the candidates."""
-    logits = scale * torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    """Over 4,000 tokens a flat distribution's nucleus is sorted whole, a steep one's found among the candidates."""
+    logits = scale * torch.randn(4000, generator=torch.Generator().manual_seed(0))
     probabilities, order = logits.softmax(-1).sort(descending=True)
     kept = probabilities.cumsum(-1) - probabilities <= 0.9
+    assert (kept.sum() > CANDIDATES) == (scale < 1)
     allowed = set(order[kept].tolist())
     uniforms = [(i + 0.5) / 5000 for i in range(5000)]
     drawn = torch.tensor(draw(logits.expand(5000, -1), uniforms, top_p=0.9))
     assert set(drawn.tolist()) <= allowed
-    expected = torch.zeros(1000).scatter(0, order, probabilities * kept / probabilities[kept].sum())
+    expected = torch.zeros(4000).scatter(0, order, probabilities * kept / probabilities[kept].sum())
     torch.testing.assert_close(
-        torch.bincount(drawn, minlength=1000) / 5000, expected, atol=2.1 / 5000, rtol=0
+        torch.bincount(drawn, minlength=4000) / 5000, expected, atol=2.1 / 5000, rtol=0
     )
 
 

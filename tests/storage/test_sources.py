@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from storage.errors import MissingPackage, SourceError
-from storage.sources.starter import conversations, dictionary, packages, python_docs, wikipedia
+from storage.sources import packages
+from storage.sources.starter import conversations, dictionary, python_docs, wikipedia
 
 ROOT = Path(__file__).parents[2]
 

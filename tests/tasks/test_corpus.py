@@ -250,6 +250,25 @@ def test_a_build_that_was_stopped_goes_on_to_the_same_bytes(tmp_path, article, m
     assert len(kept) == min(groups_done, 6)
 
 
+def test_a_kill_between_the_two_tables_of_a_group_loses_neither(tmp_path, article):
+    """What was dropped appears first; it does not count as the whole."""
+    recipe = prose(tmp_path / "texts", 2, article)
+    whole = made(recipe, tmp_path / "corpus")
+    dropped, documents = (tmp_path / "corpus" / kind / "00000.parquet" for kind in ("dropped", "documents"))
+    assert dropped.stat().st_mtime_ns <= documents.stat().st_mtime_ns
+    documents.unlink()
+    assert made(recipe, tmp_path / "corpus") == whole
+
+
+def test_another_field_is_another_corpus(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "body": "b"}')
+    paths = (str(tmp_path / "a.jsonl"),)
+    fields = ({}, {"text_field": "body"}, {"url_field": "link"})
+    sources = [FileSource.model_validate({"name": "mine", "paths": paths, **given}) for given in fields]
+    identities = [json.dumps(corpus_identity(CorpusRecipe(sources=(source,)))) for source in sources]
+    assert len(set(identities)) == 3
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, article, monkeypatch):
     monkeypatch.setattr(corpus_sources, "GROUP_BYTES", 1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from storage.sources.starter.packages import package_files
+from storage.sources.packages import package_files
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """LibYAML's where PyYAML was built with it: ten times as fast."""

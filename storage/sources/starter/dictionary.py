@@ -5,7 +5,7 @@ import re
 import string
 from collections.abc import Iterator
 
-from storage.sources.starter.packages import package_files
+from storage.sources.packages import package_files
 
 FILES = [f"dictionary/data/en/words_{letter}.json" for letter in string.ascii_uppercase]
 SHA256 = "84017ac9fa75ab487ca50d9ae6b7b3f26742b5123049294b4ad77e7b27b72a97"

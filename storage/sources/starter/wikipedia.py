@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from storage.sources.starter.packages import package_file, package_module
+from storage.sources.packages import package_file, package_module
 
 DUMPS = {
     "en": (

@@ -1,4 +1,4 @@
-"""Where the starter data is: files that ordinary pip packages carry, checked by SHA-256, never downloaded."""
+"""What pip packages carry or bring: data files checked by SHA-256, never downloaded, and optional modules."""
 
 import hashlib
 from collections.abc import Sequence
