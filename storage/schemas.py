@@ -32,7 +32,16 @@ DOCUMENTS = pa.schema(
     }
 )
 DROPPED = pa.schema(
-    {"id": _TEXT, "source": _TEXT, "reason": _TEXT, "step": _TEXT, "detail": _TEXT, "text": _TEXT}
+    {
+        "id": _TEXT,
+        "source": _TEXT,
+        "reason": _TEXT,
+        "step": _TEXT,
+        "detail": _TEXT,
+        "kept_id": _TEXT,  # of the document that stays for a duplicate, else null
+        "similarity": _SCORE,  # to it
+        "text": _TEXT,
+    }
 )
 QUARANTINED = pa.schema({"source": _TEXT, "place": _TEXT, "reason": _TEXT, "detail": _TEXT})
 PROMPTS = pa.schema(

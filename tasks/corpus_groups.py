@@ -78,7 +78,7 @@ def finish_group(
             document, repeat = Document(**row), repeats.get(number)
             step, verdict = (repeat.step, as_drop(repeat)) if repeat else judge(document, steps)
             if isinstance(verdict, Drop):
-                gone.add(dropped_row(document, step, verdict))
+                gone.add(dropped_row(document, step, verdict, repeat))
             else:
                 kept.add(asdict(verdict))
 
@@ -99,9 +99,17 @@ def as_drop(repeat: Repeat) -> Drop:
     return Drop("same text" if repeat.step == "exact duplicates" else "same id", f"of {repeat.kept_id}")
 
 
-def dropped_row(document: Document, step: str, drop: Drop) -> dict[str, Any]:
-    about = {"id": document.id, "source": document.source, "text": document.text}
-    return {**about, "step": step, "reason": drop.reason, "detail": drop.detail}
+def dropped_row(document: Document, step: str, drop: Drop, repeat: Repeat | None = None) -> dict[str, Any]:
+    return {
+        "id": document.id,
+        "source": document.source,
+        "text": document.text,
+        "step": step,
+        "reason": drop.reason,
+        "detail": drop.detail,
+        "kept_id": repeat and repeat.kept_id,
+        "similarity": repeat and repeat.similarity,
+    }
 
 
 def signature(row: int, document: Document) -> dict[str, Any]:
