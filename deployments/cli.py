@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments import model_commands
+from deployments import data_commands, model_commands
+from deployments.data_commands import AsJson
 from deployments.doctor import checks
 from deployments.environment import prepare
 from deployments.model_commands import Home
@@ -31,9 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(model_commands.app)
+app.add_typer(data_commands.app, name="data")
 console = Console()
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print facts for programs.")]
 
 
 @app.command(epilog="Examples: llama2 run;  llama2 run --profile ci --set recipe.seed=1")

@@ -2,8 +2,10 @@
 
 from prefect import flow
 
+from llama2_core.data.mixture import SourceWeight
 from tasks.corpus import corpus as corpus_task
 from tasks.corpus_recipe import CorpusRecipe
+from tasks.data_card import data_card as data_card_task
 from tasks.recipes import TokenizerRecipe, TokensRecipe
 from tasks.runtime import Runtime
 from tasks.tokenizer import tokenizer as tokenizer_task
@@ -31,6 +33,13 @@ def tokens(
     tokenizer: str = "tokenizer",
     seed: int = 0,
     runtime: Runtime = Runtime(),
+    weights: dict[str, SourceWeight] | None = None,
 ) -> str:
-    """Write the pretraining mix as token shards."""
-    return tokens_task(recipe, corpus, tokenizer, seed, runtime)
+    """Write the pretraining mix as token shards; `weights` by the corpus' sources, without them 1 each."""
+    return tokens_task(recipe, corpus, tokenizer, seed, runtime, weights)
+
+
+@flow(name="data card", flow_run_name="data card")
+def data_card(corpus: str = "corpus", tokens: str = "", runtime: Runtime = Runtime()) -> str:
+    """Say what a corpus, by default the newest, holds and left out, and with tokens its part in the mix."""
+    return data_card_task(corpus, tokens, runtime)

@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.corpus import corpus, tokenizer, tokens
+from flows.corpus import corpus, data_card, tokenizer, tokens
 from flows.evaluate import evaluate
 from flows.pretrain import pretrain
 from flows.reward import comparisons, reward
@@ -30,7 +30,8 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     talk = dialogs(recipe.dialogs, seed, runtime)
     documents = corpus(recipe.corpus, runtime)
     vocabulary = tokenizer(recipe.tokenizer, documents, runtime)
-    shards = tokens(recipe.tokens, documents, vocabulary, seed, runtime)
+    shards = tokens(recipe.tokens, documents, vocabulary, seed, runtime, recipe.corpus.weights)
+    card = data_card(documents, shards, runtime)
     base = pretrain(recipe.pretrain, shards, vocabulary, seed, runtime)
 
     chat = sft(recipe.sft, base, talk, seed, runtime)
@@ -70,6 +71,7 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
         "corpus": documents,
         "tokenizer": vocabulary,
         "tokens": shards,
+        "data card": card,
         "dialogs": talk,
         **models,
         "sft variant": variant,

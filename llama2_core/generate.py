@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
@@ -176,6 +176,7 @@ class _Slots:
         """Temperature, top-p, top-k and repetition penalty of each slot."""
         penalised = any(request.config.repetition_penalty != 1 for request in requests)
         self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
+        self.head = _head(model, count)
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -239,4 +240,13 @@ class _Slots:
             return
         newest = [(row.tokens[-1], row.position) if row else (0, 0) for row in self.rows]
         tokens, positions = torch.tensor(newest, device=self.device).unsqueeze(-1).unbind(1)
-        self.logits = self.model(tokens, self.cache, positions).squeeze(1)
+        self.logits = self.head(self.model.hidden(tokens, self.cache, positions).squeeze(1)).float()
+
+
+def _head(model: Transformer, rows: int) -> Callable[[Tensor], Tensor]:
+    """Return the output layer; for a row or two a CPU reads a copy with the vocabulary last, twice as fast."""
+    weight = model.output.weight
+    if rows > 2 or type(model.output) is not nn.Linear or weight.device.type != "cpu":
+        return model.output
+    columns = weight.t().contiguous()
+    return lambda hidden: hidden @ columns

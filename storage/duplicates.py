@@ -22,6 +22,8 @@ SIGNATURES = pa.schema(
         "fingerprint": pa.string(),
         "bands": pa.list_(pa.uint64()),
         "minima": pa.binary(),  # uint32 [permutations]
+        "host": pa.string(),
+        "personal": pa.int32(),  # data found in it
     }
 )
 DUPLICATES = pa.schema(
@@ -29,21 +31,29 @@ DUPLICATES = pa.schema(
         "group": pa.int32(),
         "row": pa.int64(),
         "step": pa.string(),
-        "kept_id": pa.string(),
+        "kept_id": pa.string(),  # null where a site goes, as the similarity
         "similarity": pa.float32(),
     }
 )
 SQL = Path(__file__).parent / "sql" / "corpus"
+NO_SITE = (1 << 62, 0.0)
 BATCH = 20_000
 NEIGHBOURS = 16
 """Of a bucket, a document is compared with the first and so many before it: a bucket of thousands stays linear."""
 
 
 def find_duplicates(
-    groups: Sequence[Path], threshold: float, scratch: Path, destination: Path, memory_bytes: int = 512 << 20
+    groups: Sequence[Path],
+    threshold: float,
+    scratch: Path,
+    destination: Path,
+    personal_sites: tuple[int, float] = NO_SITE,
+    memory_bytes: int = 512 << 20,
 ) -> None:
     """Write DUPLICATES of the groups' SIGNATURES files, in the order of the groups and of their rows.
 
+    First go the documents of hosts with as many documents and, on average, as many personal data as
+    `personal_sites` says; they repeat nothing and nothing repeats them.
     A document is near an earlier one from `threshold` on, unless that one goes itself: the most similar is named, of
     equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
     """
@@ -59,7 +69,13 @@ def find_duplicates(
         db.register("starts", pa.table({"group": range(len(files)), "file": files, "start": starts}))
         db.execute("create table offsets as from starts")
         db.read_parquet(files, filename=True).create_view("signatures")
-        db.execute(f"set variable neighbours = {NEIGHBOURS}")
+        variables = {
+            "neighbours": NEIGHBOURS,
+            "site_documents": personal_sites[0],
+            "site_data": personal_sites[1],
+        }
+        for name, value in variables.items():
+            db.execute(f"set variable {name} = {value}")
         for name in ("duplicates", "candidates"):
             db.execute((SQL / f"{name}.sql").read_text())
         _score(db, threshold)

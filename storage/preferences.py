@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from storage import schemas
+from storage.analysis import TABLES
 from storage.artifacts import Store
 from storage.errors import StorageError
 
@@ -20,6 +21,7 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     "quarantined": ("corpus", "quarantined.parquet", schemas.QUARANTINED),
     "prompts": ("dialogs", "prompts.parquet", schemas.PROMPTS),
     "demonstrations": ("dialogs", "demonstrations.parquet", schemas.DEMONSTRATIONS),
+    **{name: ("card", f"analysis/{name}.parquet", schema) for name, schema in TABLES.items()},
 }
 """View -> kind of artifact, its file, its columns."""
 
@@ -34,7 +36,7 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
             quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
             connection.execute(
                 f"CREATE VIEW {view} AS "
-                f"SELECT * EXCLUDE (filename), regexp_extract(filename, '/{kind}/([^/]+)/', 1) AS digest "
+                f"SELECT * EXCLUDE (filename), regexp_extract(filename, '.*/{kind}/([^/]+)/', 1) AS digest "
                 f"FROM read_parquet([{quoted}], filename=true)"
             )
         else:

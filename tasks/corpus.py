@@ -5,7 +5,7 @@ them. Groups that are done are not done again.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +15,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from llama2_core.errors import DataError
-from storage.duplicates import find_duplicates
+from storage.duplicates import NO_SITE, find_duplicates
 from storage.schemas import QUARANTINED, read_rows, write_table
 from storage.sources.documents import Quarantined
 from tasks.corpus_groups import COUNTS, filter_group, finish_group, read_repeats
@@ -25,10 +25,7 @@ from tasks.corpus_steps import first_steps, last_steps, readable
 from tasks.corpus_summary import corpus_summary
 from tasks.launch import Job, build
 from tasks.runtime import Runtime
-from tasks.spread import Work, in_turn, spread
-
-Spread = Callable[[str, Work, Sequence[Group]], None]
-"""Does a named work on every group."""
+from tasks.spread import Spread, in_turn, spread
 
 
 @task(name="corpus", task_run_name="corpus", cache_policy=NO_CACHE)
@@ -54,7 +51,9 @@ def build_corpus(recipe: CorpusRecipe, directory: Path, spread: Spread = in_turn
     duplicates = scratch / "duplicates.parquet"
     if not duplicates.exists():
         signatures = [filtered(directory, group) / "signatures.parquet" for group in groups]
-        find_duplicates(signatures, recipe.near_duplicate_threshold, scratch / "spill", duplicates)
+        sites = recipe.personal_sites
+        limits = (sites.documents, sites.data_per_document) if sites else NO_SITE
+        find_duplicates(signatures, recipe.near_duplicate_threshold, scratch / "spill", duplicates, limits)
     spread("write", partial(write_documents, recipe=recipe, directory=directory), groups)
     return corpus_summary(directory, [source.name for source in recipe.sources], quarantined)
 

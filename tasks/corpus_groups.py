@@ -21,6 +21,8 @@ from storage.disk import atomic_write
 from storage.duplicates import SIGNATURES
 from storage.schemas import DOCUMENTS, DROPPED, QUARANTINED, TableWriter, read_rows
 from storage.sources.documents import Quarantined
+from tasks.steps.personal import EVERYTHING
+from tasks.steps.urls import host_of
 
 PERMUTATIONS, BANDS = 128, 32
 """Of 4 minima a band: a pair of similarity 0.8 shares none with (1 - 0.8**4)**32 = 5e-8, one of 0.5 with 13%."""
@@ -31,16 +33,17 @@ FILTERED = {
     "quarantined": QUARANTINED,
 }
 COUNTS = "counts.json"
+PERSONAL = frozenset(EVERYTHING.kinds)
 
 Step = tuple[str, Callable[[Document], Verdict]]
 
 
 class Repeat(NamedTuple):
-    """Why a document goes for another that stays."""
+    """Why a document goes, and the other that stays for it, unless all of its site goes."""
 
     step: str
-    kept_id: str
-    similarity: float
+    kept_id: str | None
+    similarity: float | None
 
 
 def filter_group(
@@ -76,7 +79,7 @@ def finish_group(
             gone.add(row)
         for number, row in enumerate(read_rows(folder / "documents.parquet", DOCUMENTS)):
             document, repeat = Document(**row), repeats.get(number)
-            step, verdict = (repeat.step, as_drop(repeat)) if repeat else judge(document, steps)
+            step, verdict = (repeat.step, as_drop(document, repeat)) if repeat else judge(document, steps)
             if isinstance(verdict, Drop):
                 gone.add(dropped_row(document, step, verdict, repeat))
             else:
@@ -93,7 +96,9 @@ def judge(document: Document, steps: Sequence[Step]) -> tuple[str, Verdict]:
     return "", document
 
 
-def as_drop(repeat: Repeat) -> Drop:
+def as_drop(document: Document, repeat: Repeat) -> Drop:
+    if repeat.step == "personal sites":
+        return Drop("site with much personal data", host_of(document.url))
     if repeat.step == "near duplicates":
         return Drop("nearly the same text", f"{repeat.similarity:.2f} of {repeat.kept_id}")
     return Drop("same text" if repeat.step == "exact duplicates" else "same id", f"of {repeat.kept_id}")
@@ -123,6 +128,8 @@ def signature(row: int, document: Document) -> dict[str, Any]:
         "fingerprint": fingerprint(document.text),
         "bands": band_keys(minima).tolist(),
         "minima": minima.tobytes(),
+        "host": host_of(document.url),
+        "personal": sum(change in PERSONAL for change in document.changes),
     }
 
 

@@ -1,34 +1,58 @@
 """What defines a corpus: sources and the rules of its steps. No prefect, no torch."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from llama2_core.config import Record, Share
 from llama2_core.data.contamination import ContaminationRules
+from llama2_core.data.mixture import SourceWeight
 from llama2_core.data.quality import QualityRules
 from tasks.steps.encoding import EncodingRepair
 from tasks.steps.personal import PersonalData
+from tasks.steps.sites import PersonalSites
 from tasks.steps.toxicity import Toxicity
 from tasks.steps.urls import UrlRules
 
 
-class StarterSource(Record):
+class Source(SourceWeight):
+    """What every source declares."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    """How reports call this source; its documents' ids begin with it."""
+    licence: str = ""
+    """Under which its text may be used, for the data card."""
+    attribution: str = ""
+    """Whom to name, for the data card."""
+
+    @property
+    def mixing(self) -> SourceWeight:
+        return SourceWeight(weight=self.weight, epochs=self.epochs)
+
+
+StarterName = Literal["wikipedia-en", "wikipedia-bg", "python-docs", "docstrings"]
+_WIKIPEDIA, _PYTHON = ("CC BY-SA 4.0", "Wikipedia contributors"), ("PSF-2.0", "Python Software Foundation")
+_STARTER = dict(zip(get_args(StarterName), (_WIKIPEDIA, _WIKIPEDIA, _PYTHON, _PYTHON), strict=True))
+
+
+class StarterSource(Source):
     """Text that installed packages carry: nothing is downloaded."""
 
     kind: Literal["starter"] = "starter"
     """Starter data."""
-    name: Literal["wikipedia-en", "wikipedia-bg", "python-docs", "docstrings"]
+    name: StarterName  # pyright: ignore[reportIncompatibleVariableOverride] (fields are frozen)
     """Wikipedia articles, the Python language reference, or the standard library's docstrings."""
+    licence: str = Field(default_factory=lambda data: _STARTER[data["name"]][0])
+    """Under which its text may be used."""
+    attribution: str = Field(default_factory=lambda data: _STARTER[data["name"]][1])
+    """Whom to name."""
 
 
-class FileSource(Record):
+class FileSource(Source):
     """Text files of one's own."""
 
     kind: Literal["files"] = "files"
     """Files on disk."""
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    """How reports call this source; its documents' ids begin with it."""
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Files, folders or glob patterns, here or by URL (s3://bucket/folder): .txt, .jsonl, .csv, .parquet, .warc; all
     but Parquet also as .gz and .zst."""
@@ -38,13 +62,11 @@ class FileSource(Record):
     """Field or column of the address."""
 
 
-class HubSource(Record):
+class HubSource(Source):
     """A dataset of the Hugging Face hub, or a folder in its formats."""
 
     kind: Literal["hub"] = "hub"
     """Hugging Face dataset."""
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    """How reports call this source; its documents' ids begin with it."""
     dataset: str
     """Its name on the hub, or a folder."""
     configuration: str | None = None
@@ -88,6 +110,8 @@ class CorpusRecipe(Record):
     """Estimated Jaccard similarity of word 5-grams from which the later document goes."""
     personal_data: PersonalData | None = PersonalData()
     """What reaches a private person becomes a placeholder. Absent: nothing is touched."""
+    personal_sites: PersonalSites | None = PersonalSites()
+    """When all of a site goes for the personal data that its documents hold. Absent: none goes."""
     benchmarks: tuple[SourceRecipe, ...] = ()
     """Sources of benchmark samples, one a document, that the corpus should not hold."""
     contamination: ContaminationRules = ContaminationRules()
@@ -96,6 +120,11 @@ class CorpusRecipe(Record):
     """Measured, and by itself no reason to drop. Absent: not measured."""
     demographics: bool = True
     """Note pronouns and identity terms, for Llama 2's Tables 9 and 10."""
+
+    @property
+    def weights(self) -> dict[str, SourceWeight]:
+        """How much of each source there is in the mix."""
+        return {source.name: source.mixing for source in self.sources}
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

@@ -71,11 +71,14 @@ def read_group(group: Group) -> Iterator[Document | Quarantined]:
 
 
 def corpus_identity(recipe: CorpusRecipe) -> dict[str, Any]:
-    """Return what decides the corpus: the recipe, with sources and block lists named by content, not by path."""
+    """Return what decides the corpus: the recipe, with sources and block lists named by content, not by path.
+
+    Sources' weights and epochs decide the mix of tokens, not the corpus.
+    """
 
     def contents(sources: Sequence[SourceRecipe]) -> list[dict[str, str]]:
-        places = {"paths", "dataset", "revision"}
-        return [source.model_dump(exclude=places) | {"content": _content(source)} for source in sources]
+        elsewhere = {"paths", "dataset", "revision", "weight", "epochs"}
+        return [source.model_dump(exclude=elsewhere) | {"content": _content(source)} for source in sources]
 
     lists = (recipe.urls.host_files, recipe.urls.word_files)
     return recipe.model_dump(mode="json") | {

@@ -34,11 +34,14 @@ def first_steps(recipe: CorpusRecipe) -> list[Step]:
             return document
         return Drop(f"language {document.language}", f"score {document.language_score:.2f}")
 
-    return [
+    steps: list[Step] = [
         ("address", partial(check_url, lists=read_block_lists(recipe.urls))),
         ("language", language),
         ("quality", partial(check_quality, rules=recipe.quality)),
     ]
+    if recipe.personal_data:
+        steps.append(("personal data", partial(scrub_document, rules=recipe.personal_data)))
+    return steps
 
 
 def last_steps(recipe: CorpusRecipe) -> list[Step]:
@@ -48,8 +51,6 @@ def last_steps(recipe: CorpusRecipe) -> list[Step]:
         index = benchmark_index(recipe.benchmarks)
         rules = recipe.contamination
         steps.append(("benchmarks", partial(check_contamination, index=index, rules=rules)))
-    if recipe.personal_data:
-        steps.append(("personal data", partial(scrub_document, rules=recipe.personal_data)))
     if recipe.toxicity:
         steps.append(("toxicity", partial(measure_toxicity, rules=recipe.toxicity)))
     if recipe.demographics:

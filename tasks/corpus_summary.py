@@ -12,11 +12,12 @@ STEPS = (
     "address",
     "language",
     "quality",
+    "personal data",
+    "personal sites",
     "duplicate id",
     "exact duplicates",
     "near duplicates",
     "benchmarks",
-    "personal data",
 )
 
 

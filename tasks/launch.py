@@ -36,18 +36,19 @@ from tasks.runtime import Runtime
 from tasks.workers import DONE, LOG, at_work
 
 FORMAT_VERSIONS = {
-    "corpus": 3,
+    "corpus": 4,
     "tokenizer": 3,
-    "tokens": 1,
+    "tokens": 2,
     "dialogs": 6,
-    "base": 3,
-    "chat": 3,
+    "base": 4,
+    "chat": 4,
     "comparisons": 3,
-    "reward": 2,
+    "reward": 3,
     "samples": 3,
-    "ppo": 3,
+    "ppo": 4,
     "evaluation": 4,
     "verdict": 2,
+    "card": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""
 

@@ -34,29 +34,29 @@ class TokenizerRecipe(Record):
     """Of the sums, as in the tokens."""
     symbols: tuple[str, ...] = SYMBOLS
     """Strings that become one piece each: the chat template's tags cost a small model dearly otherwise."""
-    arithmetic_documents: Natural = 500
+    arithmetic_documents: Natural = 0
     """Generated documents shown to the trainer beside the corpus."""
 
 
 class TokensRecipe(Record):
     """Token shards: the mix that the base model sees. Llama 2 section 2.1."""
 
-    total_tokens: Positive = 4_000_000
-    """Training tokens, over all sources; sources are repeated until they fill their share."""
+    total_tokens: Positive | Literal["all"] = "all"
+    """Tokens of one pass over the mix, all sources together; all: the corpus as often as its sources' weights say."""
     row_tokens: Positive = 129
     """Tokens a row: the context, and one more to predict."""
-    prose_share: Share = 0.25
+    prose_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Corpus documents."""
-    problem_share: Share = 0.4
+    problem_share: Share = 0.0
     """Generated word problems with their solutions."""
-    fact_share: Share = 0.35
+    fact_share: Share = 0.0
     """Generated bare facts: runs of neighbours, countings, families of sums and differences, single ones."""
     largest_operand: Positive = 10
     """Largest number in a word problem's sum or difference."""
     largest_fact_operand: Positive = 20
     """Largest number in a bare fact; the wider, the less a model can know by heart."""
-    validation_rows: Positive = 64
-    """Rows of prose kept for the validation loss."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Documents of the corpus that are held out for the validation loss."""
 
     @model_validator(mode="after")
     def _shares_are_the_whole(self) -> Self:
@@ -64,6 +64,19 @@ class TokensRecipe(Record):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"prose_share, problem_share and fact_share add up to {total:g}, expected 1")
         return self
+
+    def rows_of(self, share: float) -> int | None:
+        """Return the rows that are a share of the budget, None where there is none."""
+        return None if self.total_tokens == "all" else round(share * self.total_tokens / self.row_tokens)
+
+
+class DataCardRecipe(Record):
+    """What the data card of a corpus shows. Llama 2 sections 2.1 and 4.1."""
+
+    examples: Positive = 10
+    """Dropped documents shown for each reason."""
+    languages_from: Share = 0.00005
+    """Share of the documents read from which a language is listed. Llama 2: 0.005%."""
 
 
 class PretrainRecipe(Record):

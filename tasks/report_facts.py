@@ -1,5 +1,6 @@
 """What the report says, as one record: read from the store, before any drawing."""
 
+import os.path
 import shlex
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class ReportFacts(Record):
     evaluations: dict[str, dict[str, Any]]
     verdict: dict[str, Any]
     corpus: dict[str, Any]
+    data_card: str
+    """Path of its page from the report's."""
     curves: dict[str, list[dict[str, float]]]
     reward_accuracy: dict[str, dict[str, Any]]
     reward_curve: list[dict[str, float]]
@@ -109,6 +112,7 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         evaluations={stage: artifact.summary for stage, artifact in evaluations.items()},
         verdict=verdict.summary,
         corpus=artifacts["corpus"].summary,
+        data_card=os.path.relpath(artifacts["data card"].file("card.html"), runtime.home / "report"),
         curves=curves,
         reward_accuracy={
             stage: artifact.summary["accuracy"]

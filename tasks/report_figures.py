@@ -1,10 +1,13 @@
-"""Small line charts as inline SVG."""
+"""Small charts as inline SVG."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 
 matplotlib.use("Agg")
@@ -19,10 +22,21 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e5e7eb",
     "axes.edgecolor": "#9ca3af",
 }
+BARS_LABELLED = 30
 Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart under its title; `name` is its file's."""
+
+    name: str
+    title: str
+    svg: Markup
 
 
 def pick(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, float]]:
@@ -31,20 +45,53 @@ def pick(rows: Sequence[Mapping[str, float]], name: str) -> list[tuple[float, fl
 
 
 def curve_figure(curves: Mapping[str, Points], x: str, y: str) -> Markup:
-    """Return a line chart; the legend shows when there are several lines."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
+    """Return a line chart."""
+    with _drawing(x, y) as drawing:
         for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
             marker = "o" if len(points) < 12 else None
-            axes.plot(
+            drawing.axes.plot(
                 [p[0] for p in points], [p[1] for p in points], label=name, color=colour, marker=marker, ms=3
             )
+    return drawing.svg
+
+
+def bar_figure(bars: Mapping[str, Mapping[str, float]], x: str, y: str, log: bool = False) -> Markup:
+    """Return a bar chart: series -> label -> height, the labels of all series in the order of the first."""
+    labels = list(dict.fromkeys(label for heights in bars.values() for label in heights))
+    width = 0.8 / len(bars)
+    with _drawing(x, y) as drawing:
+        for number, ((name, heights), colour) in enumerate(zip(bars.items(), COLOURS, strict=False)):
+            places = np.arange(len(labels)) + width * (number - (len(bars) - 1) / 2)
+            drawing.axes.bar(
+                places, [heights.get(label, 0) for label in labels], width, label=name, color=colour
+            )
+        shown = range(0, len(labels), 1 + len(labels) // BARS_LABELLED)
+        drawing.axes.set_xticks(shown, [labels[place] for place in shown], rotation=90, fontsize=7)
+        drawing.axes.grid(visible=False, axis="x")
+        if log:
+            drawing.axes.set_yscale("log")
+    return drawing.svg
+
+
+@dataclass
+class _Drawing:
+    axes: Any
+    svg: Markup = field(default_factory=Markup)
+
+
+@contextmanager
+def _drawing(x: str, y: str) -> Iterator[_Drawing]:
+    """Yield axes to draw on; then their SVG is there, with a legend where there are several series."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
+        drawing = _Drawing(axes)
+        yield drawing
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        if len(curves) > 1:
+        if len(axes.get_legend_handles_labels()[0]) > 1:
             axes.legend(frameon=False, fontsize=8)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)
     text = drawn.getvalue()
-    return Markup(text[text.index("<svg") :])
+    drawing.svg = Markup(text[text.index("<svg") :])

@@ -1,25 +1,9 @@
 """The report's page: HTML from the facts. Tables live in report_tables, drawing in report_figures."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
-
+from tasks.rendering import render_template
 from tasks.report_facts import MODELS, ReportFacts
-from tasks.report_figures import curve_figure, pick
+from tasks.report_figures import Figure, curve_figure, pick
 from tasks.report_tables import accuracy_table, grade_table, safety_table
-
-TEMPLATE = Path(__file__).parent / "templates" / "report.html"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart under its title; `name` is its file's."""
-
-    name: str
-    title: str
-    svg: Markup
 
 
 def draw(facts: ReportFacts) -> list[Figure]:
@@ -63,8 +47,8 @@ def draw(facts: ReportFacts) -> list[Figure]:
 
 def render(facts: ReportFacts, figures: list[Figure]) -> str:
     """Return one self-contained page: no script, no request."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render_template(
+        "report.html",
         f=facts,
         figures=figures,
         models=MODELS,

@@ -16,6 +16,8 @@ class Runtime(Record):
     """Threads of each process."""
     data_workers: Positive = 1
     """Processes that filter documents."""
+    ray_address: str = ""
+    """Ray cluster that filters documents: `local`, `auto`, host:6379 or ray://host:10001; empty, processes here."""
     slots: Positive = 128
     """Rows sampled at once."""
     log_every: Positive = 10

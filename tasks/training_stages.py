@@ -34,6 +34,7 @@ from llama2_core.training.objectives import TokenBatch, next_token_objective
 from llama2_core.training.optim import adamw
 from storage.metrics import MetricLog, read_metrics
 from storage.shards import TokenShards
+from tasks.mixture import read_mixture, refuse_other_tokens
 from tasks.recipes import FineTuneRecipe, PPORecipe, PretrainRecipe, RewardRecipe
 from tasks.stage import Stage, fit, loss_summary, new_model, new_reward_model
 from tasks.tables import Prompt, read_comparisons, read_demonstrations, read_prompts, read_selected_samples
@@ -47,12 +48,14 @@ def pretrain(stage: Stage) -> dict:
         raise ConfigError(
             f"pretrain.model.vocab_size is {recipe.model.vocab_size}; the tokenizer has {tokenizer.vocab_size}"
         )
-    shards = TokenShards(stage.parents["tokens"], "train")
+    shards, mixture = read_mixture(stage.parents["tokens"], stage.seed)
+    if distributed.rank() == 0:
+        refuse_other_tokens(stage.checkpoints, shards.fingerprint)
     loop = recipe.loop
 
     def batches(step: int) -> list[TokenBatch]:
-        rows = step_indices(len(shards), loop.rows, stage.seed, step)
-        share = rank_share(rows, distributed.rank(), distributed.world_size())
+        places = step_indices(len(mixture), loop.rows, stage.seed, step)
+        share = mixture.rows(rank_share(places, distributed.rank(), distributed.world_size()))
         return [all_learned(shards.rows(part)) for part in split(share, loop.micro_rows)]
 
     model = new_model(recipe.model, stage.seed)
@@ -68,6 +71,7 @@ def pretrain(stage: Stage) -> dict:
         "tokens": loop.steps * loop.rows * (shards.rows(np.array([0])).shape[1] - 1),
         "parameters": sum(p.numel() for p in state.model.parameters()),
         "validation_loss": loss.total.item() / loss.count,
+        "token_fingerprint": shards.fingerprint,
     }
 
 

@@ -1,11 +1,18 @@
 """Small real things that many tests need."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from llama2_core.config import ModelConfig
+from llama2_core.data.mixture import Segment
 from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer, train_tokenizer
+from storage.shards import ShardWriter
+from tasks.mixture import write_mixture
 
 torch.set_num_threads(2)
 
@@ -40,6 +47,22 @@ def tokenizer() -> Tokenizer:
         " ".join(WORDS[i:] + WORDS[:i]) + f" {i} plus {i} is {2 * i}." for i in range(len(WORDS))
     ] * 5
     return train_tokenizer(sentences, 320, ["[INST]", "[/INST]"])
+
+
+@pytest.fixture(scope="session")
+def write_tokens(tokenizer: Tokenizer) -> Callable[[Path, np.ndarray], None]:
+    """Write what the tokens stage writes: rows to train on, the first eight of them to validate on."""
+
+    def write(directory: Path, rows: np.ndarray) -> None:
+        begins = np.zeros(rows.shape, dtype=bool)
+        for name, part in (("train", rows), ("validation", rows[:8])):
+            with ShardWriter(
+                directory / f"{name}-00000.parquet", rows.shape[1], tokenizer.vocab_size
+            ) as shard:
+                shard.add(part, begins[: len(part)])
+        write_mixture(directory, [Segment(source="test", first_row=0, rows=len(rows), draws=len(rows))])
+
+    return write
 
 
 @pytest.fixture

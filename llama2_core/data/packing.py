@@ -1,19 +1,27 @@
 """Filling fixed-length rows: a stream of documents for pretraining, whole dialogs for SFT."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 
-def pack_stream(documents: Iterable[Sequence[int]], row_tokens: int) -> Iterator[np.ndarray]:
-    """Concatenate documents and cut rows int64 [row_tokens]; the unfilled tail is dropped."""
-    buffer: list[int] = []
-    for document in documents:
-        buffer.extend(document)
-        cut = len(buffer) - len(buffer) % row_tokens
-        for start in range(0, cut, row_tokens):
-            yield np.array(buffer[start : start + row_tokens], dtype=np.int64)
-        del buffer[:cut]
+class StreamPacker:
+    """Concatenates documents and cuts rows of `row_tokens`; what fills no row waits for the next documents."""
+
+    def __init__(self, row_tokens: int) -> None:
+        self.row_tokens = row_tokens
+        self._tokens, self._begins = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool)
+
+    def add(self, documents: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that are full now: int64 [N, row_tokens], and bool where a document begins."""
+        arrays = [np.array(document, dtype=np.int64) for document in documents]
+        tokens = np.concatenate([self._tokens, *arrays])
+        begins = np.zeros(len(tokens), dtype=bool)
+        begins[: len(self._begins)] = self._begins
+        begins[len(self._begins) + np.cumsum([0, *map(len, arrays)])[:-1]] = True
+        cut = len(tokens) - len(tokens) % self.row_tokens
+        self._tokens, self._begins = tokens[cut:], begins[cut:]
+        return tokens[:cut].reshape(-1, self.row_tokens), begins[:cut].reshape(-1, self.row_tokens)
 
 
 def pack_dialogs(

@@ -1,16 +1,37 @@
-"""Data order as a pure function of (seed, step): resuming needs nothing but the step."""
-
-from functools import lru_cache
+"""Data order as a pure function of (seed, step): resuming needs nothing but the step, and no list of rows."""
 
 import numpy as np
 
 from llama2_core.errors import DataError
 from llama2_core.seeding import derive_seed
 
+FEISTEL_ROUNDS = 6
 
-@lru_cache(maxsize=2)
-def _permutation(total: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(total)
+
+def permute(places: np.ndarray, total: int, seed: int) -> np.ndarray:
+    """Return where a seeded permutation of `total` sends each place, int64; no other place is computed.
+
+    A Feistel network permutes the next power of four; what falls outside `total` goes through it again.
+    """
+    half = np.uint64(max(1, ((total - 1).bit_length() + 1) // 2))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    keys = np.random.default_rng(seed).integers(1 << 63, size=FEISTEL_ROUNDS, dtype=np.uint64)
+    found = np.asarray(places, dtype=np.uint64).copy()
+    outside = np.ones(len(found), dtype=bool)
+    while outside.any():
+        left, right = found[outside] >> half, found[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mix(right ^ key) & mask)
+        found[outside] = (left << half) | right
+        outside = found >= total
+    return found.astype(np.int64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Scramble 64-bit integers (the finalizer of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def step_indices(total: int, rows: int, seed: int, step: int) -> np.ndarray:
@@ -20,9 +41,11 @@ def step_indices(total: int, rows: int, seed: int, step: int) -> np.ndarray:
     """
     if total < 1:
         raise DataError("there is no row to sample from")
-    places = np.arange(step * rows, (step + 1) * rows)
-    epochs, offsets = np.divmod(places, total)
-    return np.array([_permutation(total, seed, int(e))[o] for e, o in zip(epochs, offsets, strict=True)])
+    epochs, places = np.divmod(np.arange(step * rows, (step + 1) * rows), total)
+    shuffled = [
+        permute(places[epochs == e], total, derive_seed(seed, "epoch", int(e))) for e in np.unique(epochs)
+    ]
+    return np.concatenate(shuffled)
 
 
 def bucketed_indices(

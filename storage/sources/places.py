@@ -57,12 +57,12 @@ def _name(path: str) -> str:
 
 def _expand(path: str) -> Iterator[tuple[str, int]]:
     fs, root = file_system(path)
-    if FORMAT.search(path) and fs.isfile(root):
-        infos = {root: fs.info(root)}
-    elif fs.isdir(root):
-        infos = {file: info for file, info in fs.find(root, detail=True).items() if FORMAT.search(file)}
-    else:
-        infos = fs.glob(root, detail=True)
+    try:
+        infos = _listed(fs, root, bool(FORMAT.search(path)))
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be listed: {error}; check the address, the network and the credentials"
+        ) from error
     files = [file for file, info in infos.items() if info["type"] == "file"]
     if not files:
         raise SourceError(f"{path}: no file matches; check the path, or quote the pattern in the shell")
@@ -76,6 +76,15 @@ def _expand(path: str) -> Iterator[tuple[str, int]]:
             file if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(file),
             infos[file].get("size") or 0,
         )
+
+
+def _listed(fs: Any, root: str, names_a_file: bool) -> dict[str, Any]:
+    """Return file -> what its file system knows of it."""
+    if names_a_file and fs.isfile(root):
+        return {root: fs.info(root)}
+    if fs.isdir(root):
+        return {file: info for file, info in fs.find(root, detail=True).items() if FORMAT.search(file)}
+    return fs.glob(root, detail=True)
 
 
 def file_system(url: str) -> tuple[Any, str]:

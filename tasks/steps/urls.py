@@ -44,6 +44,12 @@ def check_url(document: Document, lists: BlockLists) -> Verdict:
     return document
 
 
+def host_of(url: str) -> str:
+    """Return the host of an address in lower case, "" where there is none."""
+    found = _ADDRESS.match(url.lower())
+    return found["host"].rstrip(".") if found else ""
+
+
 def _sites_of(address: str) -> Iterator[str]:
     """Yield the host and those above it, each alone and with every beginning of the path."""
     found = _ADDRESS.match(address)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama2_core.config import LoopConfig, ModelConfig, OptimizerConfig
-from llama2_core.data.packing import pack_dialogs, pack_stream
+from llama2_core.data.packing import StreamPacker, pack_dialogs
 from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import CheckpointError
 from llama2_core.model import Transformer, initialise
@@ -133,8 +133,14 @@ def test_every_epoch_sees_every_row_once() -> None:
 
 
 def test_packing_a_stream_loses_only_the_tail() -> None:
-    rows = np.stack(list(pack_stream([[1, 2, 3], [4, 5], [6, 7, 8, 9]], 4)))
-    assert rows.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    packer = StreamPacker(4)
+    rows, begins = packer.add([[1, 2, 3], [4, 5]])
+    assert rows.tolist() == [[1, 2, 3, 4]]
+    assert begins.astype(int).tolist() == [[1, 0, 0, 1]]
+    rows, begins = packer.add([[6, 7, 8, 9]])
+    assert rows.tolist() == [[5, 6, 7, 8]]
+    assert begins.astype(int).tolist() == [[0, 1, 0, 0]]
+    assert packer.add([])[0].shape == (0, 4)
 
 
 def test_packing_dialogs_keeps_them_whole() -> None:

@@ -14,7 +14,9 @@ from storage.preferences import SQL, VIEWS, named_query, query
 VALUES = {
     pa.string(): "x",
     pa.int32(): 1,
+    pa.int64(): 1,
     pa.float32(): 0.5,
+    pa.float64(): 0.5,
     pa.bool_(): True,
     pa.list_(pa.string()): ["a", "b"],
 }
@@ -68,8 +70,8 @@ def test_a_view_without_files_is_empty_with_its_columns(view: str, tmp_path: Pat
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_filled_view_has_the_same_columns_and_its_digest(view: str, tmp_path: Path) -> None:
-    store = Store(tmp_path)
     kind, file, schema = VIEWS[view]
+    store = Store(tmp_path / kind / "of mine")
     artifact = commit(store, kind, {file: ([row(schema)], schema)})
     columns, rows = query(store, f"SELECT * FROM {view}")
     assert columns == [*schema.names, "digest"]

@@ -116,6 +116,33 @@ def test_scrubbing_and_rules_can_be_set(tmp_path):
     assert kept[0]["text"] == text
 
 
+def test_a_site_with_much_personal_data_goes_whole(tmp_path, article):
+    """Twelve pages of a directory of people go; a page elsewhere that one of them repeats stays."""
+    words = article.split()
+    draws = random.Random(0)
+
+    def page(mails: int) -> str:
+        body = " ".join(draws.sample(words, 200))
+        return body + "".join(f" Write to person{draws.random()}@mail.org." for _ in range(mails))
+
+    pages = [{"url": f"https://People.example/{n}", "text": page(6)} for n in range(12)]
+    pages += [{"url": f"https://news.example/{n}", "text": page(1)} for n in range(12)]
+    pages += [{"url": f"https://small.example/{n}", "text": page(9)} for n in range(9)]
+    pages += [{"url": "https://mirror.example/", "text": pages[0]["text"]}]
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    source = FileSource(name="crawl", paths=(str(tmp_path / "pages.jsonl"),))
+    summary = build_corpus(CorpusRecipe(sources=(source,)), tmp_path)
+    dropped = rows(tmp_path, "dropped", DROPPED)
+    assert {(row["step"], row["reason"], row["detail"], row["kept_id"]) for row in dropped} == {
+        ("personal sites", "site with much personal data", "people.example", None)
+    }
+    assert len(dropped) == 12
+    assert summary["documents_kept"] == 12 + 9 + 1
+    kept_all = build_corpus(CorpusRecipe(sources=(source,), personal_sites=None), tmp_path / "all")
+    assert kept_all["documents_kept"] == 12 + 12 + 9
+    assert kept_all["duplicates"] == {"exact": 1, "near": 0}
+
+
 def test_starter_corpus(tmp_path):
     """The whole starter data, for real."""
     summary = build_corpus(CorpusRecipe(), tmp_path)
@@ -144,6 +171,15 @@ def test_identity_is_of_content_not_of_paths(tmp_path):
         identities.append(corpus_identity(CorpusRecipe(sources=(source, StarterSource(name="docstrings")))))
     assert identities[0] == identities[1]
     assert str(tmp_path) not in json.dumps(identities)
+
+
+def test_weights_decide_the_mix_and_not_the_corpus():
+    once, often = (CorpusRecipe(sources=(StarterSource(name="docstrings", weight=w),)) for w in (1, 3))
+    assert corpus_identity(once) == corpus_identity(often)
+    assert often.weights["docstrings"].weight == 3
+    assert corpus_identity(once)["sources"][0]["licence"] == "PSF-2.0"
+    said = CorpusRecipe(sources=(StarterSource(name="docstrings", licence="mine"),))
+    assert corpus_identity(said)["sources"][0]["licence"] == "mine"
 
 
 def test_source_names_must_differ():

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from storage.errors import StoreBusy
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
-from storage.shards import write_shards
 from tasks import launch
 from tasks.evaluate import with_win_rates
 from tasks.launch import Job, Work, build, find, tracker
@@ -32,6 +31,7 @@ from tasks.tables import dialog_to_json
 
 ROOT = Path(__file__).parents[2]
 ROW = 33
+WriteTokens = Callable[[Path, np.ndarray], None]
 OPTIMIZER = OptimizerConfig(warmup_steps=1)
 
 
@@ -89,13 +89,12 @@ def comparisons(directory: Path) -> dict[str, Any]:
     return {}
 
 
-def pretraining(runtime: Runtime, tokenizer: Tokenizer, processes: int) -> Job:
+def pretraining(runtime: Runtime, tokenizer: Tokenizer, write_tokens: WriteTokens, processes: int) -> Job:
     """The tiny base model's job, its parents made."""
 
     def tokens(directory: Path) -> dict[str, Any]:
         rows = np.random.default_rng(0).integers(3, tokenizer.vocab_size, (100, ROW))
-        write_shards(directory, "train", rows, ROW)
-        write_shards(directory, "validation", rows[:8], ROW)
+        write_tokens(directory, rows)
         return {}
 
     def vocabulary(directory: Path) -> dict[str, Any]:
@@ -112,12 +111,12 @@ def pretraining(runtime: Runtime, tokenizer: Tokenizer, processes: int) -> Job:
 
 @pytest.mark.slow
 def test_two_processes_build_base_chat_and_reward(
-    prefect: None, tmp_path: Path, tokenizer: Tokenizer
+    prefect: None, tmp_path: Path, tokenizer: Tokenizer, write_tokens: WriteTokens
 ) -> None:
     summaries = []
     for processes in (1, 2):
         runtime = Runtime(home=tmp_path / f"var{processes}", threads=1, log_every=1)
-        base = build(pretraining(runtime, tokenizer, processes), runtime)
+        base = build(pretraining(runtime, tokenizer, write_tokens, processes), runtime)
         summaries.append(find(base, runtime).summary)
     assert summaries[0] == pytest.approx(summaries[1], abs=1e-3)
     shown = PrefectArtifact.get("base")

@@ -1,6 +1,6 @@
 """The page from facts made by hand, as text and in a browser."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,19 +10,10 @@ from tasks.report_facts import DialogFact, ReportFacts, StageFact
 from tasks.report_page import draw, render
 from tasks.report_tables import accuracy_table, safety_table
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 GRADES = ("significantly better", "better", "slightly better", "negligibly better")
 SHARE = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
 RATE = {**SHARE, "wins": 0.4, "ties": 0.2, "losses": 0.4}
+Look = Callable[[str, int], Any]
 LONG = "https://example.invalid/" + "a" * 200
 
 
@@ -58,6 +49,7 @@ def facts() -> ReportFacts:
             "languages": {"en": 1200},
             "drops": [{"step": "quality", "reason": "gopher: too few words", "count": 600}],
         },
+        data_card="../artifacts/card/c0ffee/card.html",
         curves={
             stage: [row, {**row, "step": 2.0}] for stage in ("base", "sft", "rejection", "ppo", *rewards)
         },
@@ -128,25 +120,10 @@ def test_safety_bins_stand_above_the_papers(facts: ReportFacts) -> None:
     assert list(paper.values()) == ["Llama 2", "18", "47", "35", "left out"]
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed")
 @pytest.mark.parametrize("width", [1400, 420])
-def test_a_browser_shows_it_without_overflow_request_or_error(page: str, width: int, tmp_path: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
-    path = tmp_path / "report.html"
-    path.write_text(page, encoding="utf-8")
-    requests: list[str] = []
-    said: list[Any] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        view = browser.new_page(viewport={"width": width, "height": 900})
-        view.on("request", lambda request: requests.append(request.url))
-        view.on("console", lambda message: said.append(message.text))
-        view.on("pageerror", lambda error: said.append(error))
-        view.goto(path.as_uri())
-        view.locator("summary").click()
-        overflow = view.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-        browser.close()
-    assert overflow <= 0
-    assert requests == [path.as_uri()]
-    assert said == []
+def test_a_browser_shows_it_without_overflow_request_or_error(page: str, width: int, look: Look) -> None:
+    assert "../artifacts/card/c0ffee/card.html" in page
+    seen = look(page, width)
+    assert seen.overflow_pixels <= 0
+    assert seen.requests == []
+    assert seen.said == []

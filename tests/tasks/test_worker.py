@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,20 +17,20 @@ from safetensors.torch import load_file
 from llama2_core.config import LoopConfig, ModelConfig, OptimizerConfig
 from llama2_core.tokenizer import Tokenizer
 from storage.metrics import read_metrics
-from storage.shards import write_shards
 from tasks.recipes import PretrainRecipe
 
 ROW = 17
 
 
 @pytest.fixture
-def parents(tmp_path: Path, tokenizer: Tokenizer) -> dict[str, str]:
+def parents(
+    tmp_path: Path, tokenizer: Tokenizer, write_tokens: Callable[[Path, np.ndarray], None]
+) -> dict[str, str]:
     (tmp_path / "tokenizer").mkdir()
     (tmp_path / "tokens").mkdir()
     (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(tokenizer.model)
     rows = np.random.default_rng(0).integers(3, tokenizer.vocab_size, (200, ROW))
-    write_shards(tmp_path / "tokens", "train", rows, ROW)
-    write_shards(tmp_path / "tokens", "validation", rows[:8], ROW)
+    write_tokens(tmp_path / "tokens", rows)
     return {"tokens": str(tmp_path / "tokens"), "tokenizer": str(tmp_path / "tokenizer")}
 
 

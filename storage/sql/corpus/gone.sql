@@ -2,5 +2,5 @@
 select d."group", d."row", g.step, k.id as kept_id, g.similarity
 from gone g
 join documents d on d.ordinal = g.ordinal
-join documents k on k.ordinal = g.kept
+left join documents k on k.ordinal = g.kept
 order by g.ordinal;
