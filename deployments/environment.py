@@ -9,7 +9,8 @@ def prepare(home: Path) -> None:
     defaults = {
         "PREFECT_HOME": str((home / "prefect").absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # to its UI, not over our own lines
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",

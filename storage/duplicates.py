@@ -1,16 +1,18 @@
 """Which documents of a corpus repeat earlier ones, found out of core by DuckDB on Parquet signatures.
 
 Of documents alike the first stays. Exact ones share a fingerprint. Near ones share a band of MinHash minima, which
-makes them candidates, and enough minima, which is the estimate of their Jaccard similarity.
+makes them candidates, and nearly enough minima, which estimates their Jaccard similarity to 0.035; what decides is
+the similarity of their sketches: exact where both have at most SKETCH shingles together, else within 0.0125.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.disk import atomic_path
@@ -22,6 +24,7 @@ SIGNATURES = pa.schema(
         "fingerprint": pa.string(),
         "bands": pa.list_(pa.uint64()),
         "minima": pa.binary(),  # uint32 [permutations]
+        "sketch": pa.binary(),  # uint32, the SKETCH smallest hashes of its shingles
         "host": pa.string(),
         "personal": pa.int32(),  # data found in it
     }
@@ -35,9 +38,14 @@ DUPLICATES = pa.schema(
         "similarity": pa.float32(),
     }
 )
+Similarity = Callable[[pa.Array, pa.Array], np.ndarray]
 SQL = Path(__file__).parent / "sql" / "corpus"
 NO_SITE = (1 << 62, 0.0)
-BATCH = 20_000
+BATCH, PAIRS = 20_000, 2_048
+"""Rows and pairs held at once; a pair has up to 8 KiB of sketches."""
+SKETCH = 1_024
+SLACK = 0.1
+"""A pair goes on being a candidate this far below the threshold: 3 standard errors of its minima."""
 NEIGHBOURS = 16
 """Of a bucket, a document is compared with the first and so many before it: a bucket of thousands stays linear."""
 
@@ -54,8 +62,8 @@ def find_duplicates(
 
     First go the documents of hosts with as many documents and, on average, as many personal data as
     `personal_sites` says; they repeat nothing and nothing repeats them.
-    A document is near an earlier one from `threshold` on, unless that one goes itself: the most similar is named, of
-    equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
+    A document is near an earlier one from Jaccard similarity `threshold` on, unless that one goes itself: the most
+    similar is named, of equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
     """
     import duckdb  # noqa: PLC0415  (it complains at exit where it was not used)
 
@@ -78,30 +86,51 @@ def find_duplicates(
             db.execute(f"set variable {name} = {value}")
         for name in ("duplicates", "candidates"):
             db.execute((SQL / f"{name}.sql").read_text())
-        _score(db, threshold)
+        _narrow(db, "candidates", "minima", equal_minima, threshold - SLACK, "likely")
+        _narrow(db, "likely", "sketch", jaccard, threshold, "near")
         _choose(db, sum(counts))
         with atomic_path(destination) as temporary:
             _write(db, temporary)
 
 
-def _score(db: Any, threshold: float) -> None:
-    """Keep the pairs with enough equal minima, as table `near`."""
-    db.execute("create table near (later bigint, earlier bigint, similarity float)")
-    minima = db.cursor().sql((SQL / "minima.sql").read_text()).to_arrow_reader(BATCH)
-    for batch in minima:
-        later, earlier = (_minima(batch.column(name)) for name in ("later_minima", "earlier_minima"))
-        similarity = (later == earlier).mean(1, dtype=np.float32)
-        scored = pa.table(
-            [batch.column("later"), batch.column("earlier"), similarity], ["later", "earlier", "similarity"]
-        )
-        enough = scored.filter(pa.array(similarity >= np.float32(threshold)))
-        db.register("enough", enough)
-        db.execute("insert into near from enough")
+def _narrow(db: Any, pairs: str, column: str, similarity: Similarity, least: float, kept: str) -> None:
+    """Make table `kept` of the pairs whose documents are so similar by a column."""
+    db.execute(f"create table {kept} (later bigint, earlier bigint, similarity float)")
+    both = f"""
+        select later, earlier, l.{column}, e.{column} from {pairs}
+        join documents l on l.ordinal = later join documents e on e.ordinal = earlier
+    """
+    for batch in db.cursor().sql(both).to_arrow_reader(PAIRS):
+        later, earlier, *sides = batch.columns
+        scores = similarity(*sides).astype(np.float32)
+        scored = pa.table([later, earlier, scores], ["later", "earlier", "similarity"])
+        db.register("enough", scored.filter(pa.array(scores >= np.float32(least))))
+        db.execute(f"insert into {kept} from enough")
 
 
-def _minima(column: pa.Array) -> np.ndarray:
-    """Return minima uint32 [rows, permutations]."""
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint32).reshape(len(column), -1)
+def equal_minima(later: pa.Array, earlier: pa.Array) -> np.ndarray:
+    """Return the share of minima that are equal, float [pairs]."""
+    a, b = (_numbers(column).reshape(len(column), -1) for column in (later, earlier))
+    return (a == b).mean(1)
+
+
+def jaccard(later: pa.Array, earlier: pa.Array) -> np.ndarray:
+    """Return how many of the SKETCH smallest hashes of either sketch are in both, as a share, float [pairs]."""
+    keys = []
+    for column in (later, earlier):
+        pairs = np.repeat(np.arange(len(column), dtype=np.uint64), pc.binary_length(column).to_numpy() // 4)
+        keys.append(pairs << np.uint64(32) | _numbers(column))
+    distinct, times = np.unique(np.concatenate(keys), return_counts=True)
+    pair = (distinct >> np.uint64(32)).astype(np.int64)
+    smallest = np.arange(len(pair)) - np.searchsorted(pair, pair) < SKETCH
+    either, both = (
+        np.bincount(pair[chosen], minlength=len(later)) for chosen in (smallest, smallest & (times == 2))
+    )
+    return both / either
+
+
+def _numbers(column: pa.Array) -> np.ndarray:
+    return np.frombuffer(b"".join(column.to_pylist()), np.uint32)
 
 
 def _choose(db: Any, documents: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (compi
 from llama2_core.data.dedup import fingerprint, shingles
 from llama2_core.data.documents import Document, Drop, Verdict
 from storage.disk import atomic_write
-from storage.duplicates import SIGNATURES
+from storage.duplicates import SIGNATURES, SKETCH
 from storage.schemas import DOCUMENTS, DROPPED, QUARANTINED, TableWriter, read_rows
 from storage.sources.documents import Quarantined
 from tasks.steps.personal import EVERYTHING
@@ -118,9 +119,11 @@ def dropped_row(document: Document, step: str, drop: Drop, repeat: Repeat | None
 
 
 def signature(row: int, document: Document) -> dict[str, Any]:
-    """Return the SIGNATURES row of a document: its fingerprint, MinHash minima and bands."""
+    """Return the SIGNATURES row of a document: its fingerprint, MinHash minima and bands, and sketch."""
+    grams = shingles(document.text)
     minhash = RMinHash(PERMUTATIONS, seed=0)
-    minhash.update(shingles(document.text))
+    minhash.update(grams)
+    hashes = np.fromiter(map(crc32, map(str.encode, grams)), np.uint32)
     minima = np.array(minhash.digest(), dtype=np.uint32)
     return {
         "row": row,
@@ -128,6 +131,7 @@ def signature(row: int, document: Document) -> dict[str, Any]:
         "fingerprint": fingerprint(document.text),
         "bands": band_keys(minima).tolist(),
         "minima": minima.tobytes(),
+        "sketch": np.unique(hashes)[:SKETCH].tobytes(),
         "host": host_of(document.url),
         "personal": sum(change in PERSONAL for change in document.changes),
     }

@@ -9,11 +9,14 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import MissingContextError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,6 +27,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from llama2_core.config import Record
 from llama2_core.errors import Llama2Error
@@ -108,13 +112,20 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
     artifact = store.find(job.kind, job.digest)
     reused = artifact is not None
     if artifact is None:
-        console.print(f"[bold]{job.label}[/] [dim]{job.kind}/{job.digest[:12]}[/]")
+        say(f"[bold]{job.label}[/] [dim]{job.kind}/{job.digest[:12]}[/]")
         with store.building(job.kind, job.digest) as directory:
             artifact = store.find(job.kind, job.digest) or _build(job, runtime, store, directory, work)
     else:
-        console.print(f"[dim]{job.label}: found {artifact.name}[/]")
+        say(f"[dim]{job.label}: found {artifact.name}[/]")
     _publish(job, artifact, reused, runtime)
     return f"{artifact.kind}/{artifact.digest}"
+
+
+def say(line: str) -> None:
+    """Print a line of rich markup, and leave it in the log of the Prefect run if there is one."""
+    console.print(line)
+    with suppress(MissingContextError):
+        get_run_logger().info(Text.from_markup(line).plain.strip())
 
 
 def find(name: str, runtime: Runtime) -> Artifact:
@@ -156,7 +167,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
         )
         record(artifact, job.label, tracking, run_id, runtime.parent_run)
         status = "FINISHED"
-        console.print(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
+        say(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
         return artifact
     except KeyboardInterrupt:
         status = "KILLED"

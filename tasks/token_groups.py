@@ -55,25 +55,29 @@ def write_group(group: TokenGroup, encoding: Encoding) -> None:
         shape = (encoding.recipe.row_tokens, tokenizer.vocab_size, group.source_number)
         with ShardWriter(names[0], *shape) as learned, ShardWriter(names[1], *shape) as held_out:
             if group.documents:
-                count = _encode(group.documents, tokenizer, encoding, learned, held_out)
+                bound = _held_out_to(group.documents, encoding, at_least_one=group.number == 0)
+                count = _encode(group.documents, bound, tokenizer, encoding, learned, held_out)
             else:
                 count = _generate(group, tokenizer, encoding, learned)
             learned.about = {"source": group.source, "documents": count}
 
 
 def _encode(
-    documents: Path, tokenizer: Tokenizer, encoding: Encoding, learned: ShardWriter, held_out: ShardWriter
+    documents: Path,
+    bound: float,
+    tokenizer: Tokenizer,
+    encoding: Encoding,
+    learned: ShardWriter,
+    held_out: ShardWriter,
 ) -> int:
-    """Encode a file of the corpus; a share of its documents is held out, whole. Return how many are learned."""
-    recipe, seed = encoding.recipe, encoding.seed
-    packers = {writer: StreamPacker(recipe.row_tokens) for writer in (learned, held_out)}
+    """Encode a file of the corpus; documents of a chance up to `bound` are held out. Return how many are learned."""
+    packers = {writer: StreamPacker(encoding.recipe.row_tokens) for writer in (learned, held_out)}
     count = 0
-    for batch in _texts(documents):
+    for batch in _texts(documents, ["id", "text"]):
         framed: dict[ShardWriter, list[list[int]]] = {learned: [], held_out: []}
         encoded = tokenizer.encode_many([text for _, text in batch], encoding.threads)
         for (id_, _), ids in zip(batch, encoded, strict=True):
-            chance = random.Random(derive_seed(seed, "validation", id_)).random()
-            writer = held_out if chance < recipe.validation_share else learned
+            writer = held_out if _chance(id_, encoding.seed) <= bound else learned
             framed[writer].append([tokenizer.bos_id, *ids, tokenizer.eos_id])
         for writer, packer in packers.items():
             writer.add(*packer.add(framed[writer]))
@@ -81,10 +85,23 @@ def _encode(
     return count
 
 
-def _texts(documents: Path) -> Iterator[list[tuple[str, str]]]:
+def _texts(documents: Path, columns: list[str]) -> Iterator[list[tuple[str, ...]]]:
     with pq.ParquetFile(documents) as file:
-        for batch in file.iter_batches(BATCH, columns=["id", "text"]):
+        for batch in file.iter_batches(BATCH, columns=columns):
             yield list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _held_out_to(documents: Path, encoding: Encoding, at_least_one: bool) -> float:
+    """Return the chance up to which a document is held out."""
+    share = encoding.recipe.validation_share
+    if not at_least_one:
+        return share
+    chances = (_chance(id_, encoding.seed) for batch in _texts(documents, ["id"]) for (id_,) in batch)
+    return max(share, min(chances))
+
+
+def _chance(id_: str, seed: int) -> float:
+    return random.Random(derive_seed(seed, "validation", id_)).random()
 
 
 def _generate(group: TokenGroup, tokenizer: Tokenizer, encoding: Encoding, learned: ShardWriter) -> int:

@@ -159,10 +159,17 @@ def test_generated_text_may_fill_several_shards(encoding: Encoding, monkeypatch:
     assert sum(a["rows"] for a in about) * 33 == summary["sources"]["problems"]["tokens"]
 
 
+def test_one_document_is_held_out_however_small_the_corpus(encoding: Encoding) -> None:
+    least = replace(encoding, recipe=RECIPE.model_copy(update={"validation_share": 1e-9}))
+    summary = build(least)
+    assert summary["sources"]["web"]["documents"] + summary["sources"]["books"]["documents"] == 79
+    assert 0 < summary["validation_rows"] < 6
+
+
 def test_a_corpus_without_validation_says_what_to_change(encoding: Encoding) -> None:
-    none = replace(encoding, recipe=RECIPE.model_copy(update={"validation_share": 1e-9}))
+    long = replace(encoding, recipe=RECIPE.model_copy(update={"validation_share": 1e-9, "row_tokens": 500}))
     with pytest.raises(DataError, match=r"0 to validate on: add documents or change tokens.validation_share"):
-        build(none)
+        build(long)
 
 
 def test_exchanged_shards_are_refused(encoding: Encoding, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 -- Every document under its ordinal; those of sites with much personal data; those that repeat an earlier one.
 create view documents as
-select start + "row" as ordinal, "group", "row", id, fingerprint, bands, minima, host, personal
+select start + "row" as ordinal, "group", "row", id, fingerprint, bands, minima, sketch, host, personal
 from signatures join offsets on filename = file;
 
 create table gone as
