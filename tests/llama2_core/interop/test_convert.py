@@ -129,6 +129,7 @@ def test_a_trained_model_says_the_same_in_q8_0(
     model: Transformer, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     tokens = prompts(tokenizer)
+    tokens = torch.cat([tokens, tokens[:1].expand(2 * len(tokens), -1)])  # one is likelier after BOS
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     loss = torch.tensor(torch.inf)
     for _ in range(300):
