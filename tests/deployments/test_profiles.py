@@ -53,7 +53,7 @@ def test_a_file_that_is_not_a_profile(tmp_path: Path) -> None:
     path.write_text("recipe: {sft: {epoch: 3}}\n")
     with pytest.raises(ConfigError, match=r"mine.yaml(.|\n)*recipe.sft.epoch: Extra inputs"):
         load_profile(str(path), [])
-    with pytest.raises(ConfigError, match="no such profile; there are ci, laptop"):
+    with pytest.raises(ConfigError, match=r"no such profile; there are ci, gpu-24gb-110m, .*laptop"):
         load_profile("desktop", [])
 
 
