@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.disk import atomic_path
@@ -63,7 +62,8 @@ def find_duplicates(
     First go the documents of hosts with as many documents and, on average, as many personal data as
     `personal_sites` says; they repeat nothing and nothing repeats them.
     A document is near an earlier one from Jaccard similarity `threshold` on, unless that one goes itself: the most
-    similar is named, of equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a document is held.
+    similar is named, of equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a
+    document is held.
     """
     import duckdb  # noqa: PLC0415  (it complains at exit where it was not used)
 
@@ -118,7 +118,8 @@ def jaccard(later: pa.Array, earlier: pa.Array) -> np.ndarray:
     """Return how many of the SKETCH smallest hashes of either sketch are in both, as a share, float [pairs]."""
     keys = []
     for column in (later, earlier):
-        pairs = np.repeat(np.arange(len(column), dtype=np.uint64), pc.binary_length(column).to_numpy() // 4)
+        lengths = [len(sketch) // 4 for sketch in column.to_pylist()]
+        pairs = np.repeat(np.arange(len(column), dtype=np.uint64), lengths)
         keys.append(pairs << np.uint64(32) | _numbers(column))
     distinct, times = np.unique(np.concatenate(keys), return_counts=True)
     pair = (distinct >> np.uint64(32)).astype(np.int64)
