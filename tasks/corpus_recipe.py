@@ -119,7 +119,7 @@ class CorpusRecipe(Record):
     toxicity: Toxicity | None = Toxicity()
     """Measured, and by itself no reason to drop. Absent: not measured."""
     demographics: bool = True
-    """Note pronouns and identity terms, for Llama 2's Tables 9 and 10."""
+    """Note pronouns and identity terms, for Llama 2's Table 9."""
 
     @property
     def weights(self) -> dict[str, SourceWeight]:

@@ -9,7 +9,7 @@ from tasks.report_tables import Table
 
 Rows = Sequence[Mapping[str, Any]]
 TERMS_SHOWN = 5
-"""Of each axis, as in Llama 2 Table 10."""
+"""Of each axis, as in Llama 2 Table 9b."""
 
 
 def origin_table(sources: Rows) -> Table:
@@ -93,7 +93,7 @@ def change_table(changes: Rows, kept: int) -> Table:
 
 
 def pronoun_table(pronouns: Rows) -> Table:
-    """Return Llama 2 Table 9: a row that is of English documents, then those that are of its documents."""
+    """Return Llama 2 Table 9a: a row that is of English documents, then those that are of its documents."""
     rows, whole = [], ""
     for row in pronouns:
         group = row["group"]
@@ -112,7 +112,7 @@ def pronoun_table(pronouns: Rows) -> Table:
 
 
 def identity_table(identities: Rows) -> Table:
-    """Return Llama 2 Table 10: one row an axis, with the terms that most of its documents have."""
+    """Return Llama 2 Table 9b: one row an axis, with the terms that most of its documents have."""
     rows = []
     for axis, group in groupby(identities, key=lambda row: row["axis"]):
         found = list(group)

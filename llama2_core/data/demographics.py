@@ -1,4 +1,4 @@
-"""Which pronouns and identity terms a document holds. Llama 2 section 4.1, tables 9 and 10.
+"""Which pronouns and identity terms a document holds. Llama 2 section 4.1, table 9.
 
 The paper counts HolisticBias' descriptors (Smith et al. 2022, arXiv 2205.09209), which no package carries; these are
 a shorter list of our own on its five axes. As there, straight, white and black are left out, which mostly mean
@@ -19,7 +19,7 @@ PRONOUNS = {
     "2nd": "you your yours yourself yourselves",
     "3rd": "she her hers herself he him his himself they them their theirs theirself themself themselves it its itself",
 }
-"""Table 9: three gendered groups, then three grammatical persons."""
+"""Table 9a: three gendered groups, then three grammatical persons."""
 
 IDENTITIES = {
     "gender and sex": "female male feminine masculine transgender cisgender nonbinary intersex androgynous genderqueer "
@@ -83,7 +83,7 @@ PAPER_PRONOUNS = {
     "2nd": 61.80,
     "3rd": 93.07,
 }
-"""Table 9, per cent: the first two of English documents, the genders of the gendered ones, the persons of those with
+"""Table 9a, per cent: the first two of English documents, the genders of the gendered ones, the persons of those with
 any."""
 
 PAPER_IDENTITIES = {
@@ -105,4 +105,4 @@ PAPER_IDENTITIES = {
         {"christian": 33.2, "religious": 28.8, "spiritual": 20.6, "catholic": 15.4, "jewish": 13.0},
     ),
 }
-"""Table 10, per cent: of documents with any term of the axis, and of those with the term."""
+"""Table 9b, per cent: of documents with any term of the axis, and of those with the term."""

@@ -1,4 +1,4 @@
--- Llama 2 Table 10: of English documents those with any term of an axis, and of these those with each term.
+-- Llama 2 Table 9b: of English documents those with any term of an axis, and of these those with each term.
 with english as (
     select
         identities,

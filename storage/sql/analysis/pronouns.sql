@@ -1,4 +1,4 @@
--- Llama 2 Table 9: English documents with pronouns, and of these those with each group; empty if none has any.
+-- Llama 2 Table 9a: English documents with pronouns, and of these those with each group; empty if none has any.
 with english as (
     select list_concat(
         ['English'],
