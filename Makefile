@@ -29,6 +29,7 @@ serve: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.generation
+	TQDM_DISABLE=1 $(BIN)/python -m benchmarks.data
 
 clean:
 	rm -rf .venv var build *.egg-info .pytest_cache .ruff_cache
