@@ -2,6 +2,8 @@
 
 from prefect import flow
 
+from tasks.launch import Job
+from tasks.loss_mask_linter import lint_loss_masks
 from tasks.preferences import comparisons as comparisons_task
 from tasks.recipes import ComparisonsRecipe, RewardRecipe
 from tasks.reward import reward_model
@@ -29,5 +31,8 @@ def reward(
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Train one reward model on batches of comparisons."""
+    """Train one reward model on batches of comparisons, once they are found right."""
+    label = f"{recipe.domain} reward model {len(comparisons)}"
+    parents = {"chat": chat, **{f"comparisons{i}": name for i, name in enumerate(comparisons, 1)}}
+    lint_loss_masks(Job(label, "reward", recipe, seed, parents), runtime)
     return reward_model(recipe, chat, comparisons, seed, runtime)

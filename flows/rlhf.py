@@ -2,6 +2,8 @@
 
 from prefect import flow
 
+from tasks.launch import Job
+from tasks.loss_mask_linter import lint_loss_masks
 from tasks.ppo import ppo as ppo_task
 from tasks.recipes import FineTuneRecipe, PPORecipe, RejectionRecipe
 from tasks.rejection import rejection_fine_tune, rejection_samples
@@ -22,6 +24,8 @@ def rejection(
 ) -> str:
     """Sample K answers a prompt from the chat model and fine-tune the base model on the best."""
     samples = rejection_samples(recipe, chat, helpfulness, safety, dialogs, seed, runtime)
+    parents = {"base": base, "samples": samples}
+    lint_loss_masks(Job("rejection sampling", "chat", fine_tune, seed, parents), runtime)
     return rejection_fine_tune(fine_tune, base, samples, seed, runtime)
 
 
@@ -35,5 +39,7 @@ def ppo(
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Improve a chat model by PPO."""
+    """Improve a chat model by PPO, once its prompts are found right."""
+    parents = {"chat": chat, "helpfulness": helpfulness, "safety": safety, "dialogs": dialogs}
+    lint_loss_masks(Job("PPO", "ppo", recipe, seed, parents), runtime)
     return ppo_task(recipe, chat, helpfulness, safety, dialogs, seed, runtime)

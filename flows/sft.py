@@ -5,6 +5,8 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.dialogs import dialogs as dialogs_task
+from tasks.launch import Job
+from tasks.loss_mask_linter import lint_loss_masks
 from tasks.own import own_dialogs, own_model
 from tasks.recipes import DialogsRecipe, FineTuneRecipe
 from tasks.runtime import Runtime
@@ -26,7 +28,8 @@ def sft(
     runtime: Runtime = Runtime(),
     label: str = "SFT",
 ) -> str:
-    """Fine-tune the base model on demonstrations."""
+    """Fine-tune the base model on demonstrations, once their loss masks are found right."""
+    lint_loss_masks(Job(label, "chat", recipe, seed, {"base": base, "dialogs": dialogs}), runtime)
     return sft_task(recipe, base, dialogs, seed, runtime, label)
 
 
@@ -40,4 +43,4 @@ def finetune(
 ) -> str:
     """Fine-tune a model of one's own, of any format, on dialogs of one's own."""
     talk = own_dialogs(dialogs, runtime)
-    return sft_task(recipe, own_model(model, runtime), talk, seed, runtime, "fine-tuning")
+    return sft(recipe, own_model(model, runtime), talk, seed, runtime, "fine-tuning")

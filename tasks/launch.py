@@ -139,12 +139,17 @@ def tracker(runtime: Runtime) -> Tracker:
     return Tracker(runtime.tracking_uri, runtime.experiment, runtime.home / "mlflow")
 
 
+def start_run(job: Job, runtime: Runtime, tracking: Tracker) -> str:
+    """Return the stage's run in MLflow: the unfinished one, or a new one."""
+    tags = {"llama2.kind": job.kind, "llama2.digest": job.digest, "llama2.label": job.label}
+    tags |= {f"llama2.parent.{role}": name for role, name in job.parents.items()}
+    return tracking.start(job.label, job.digest, tags, runtime.parent_run)
+
+
 def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work | None) -> Artifact:
     require_free_space(runtime.home, runtime.least_free_bytes)
     tracking = tracker(runtime)
-    tags = {"llama2.kind": job.kind, "llama2.digest": job.digest, "llama2.label": job.label}
-    tags |= {f"llama2.parent.{role}": name for role, name in job.parents.items()}
-    run_id = tracking.start(job.label, job.digest, tags, runtime.parent_run)
+    run_id = start_run(job, runtime, tracking)
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
     started, status = time.monotonic(), "FAILED"
     try:

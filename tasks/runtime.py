@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llama2_core.config import Natural, NaturalFloat, Positive, Record
+from llama2_core.config import Natural, NaturalFloat, Positive, Record, Share
 
 
 class Runtime(Record):
@@ -24,6 +24,8 @@ class Runtime(Record):
     """Updates between metric rows."""
     checkpoint_every: Positive = 200
     """Updates between training checkpoints."""
+    too_long_share: Share = 0.1
+    """Share of dialogs, comparisons or prompts that may be too long; with more, a stage does not start."""
     least_free_bytes: Natural = 1 << 30
     """Free disk space demanded before a run starts."""
     watts_per_core: NaturalFloat = 15.0

@@ -1,7 +1,7 @@
 """Stored tables as what the core works on: dialogs, prompts with tokens, tokenized pairs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from llama2_core.chat import Dialog, Message, assistant, encode_dialog, encode_prompt
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.tokenizer import Tokenizer
-from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, PROMPTS, SAMPLES, read_rows, read_table
+from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, PROMPTS, SAMPLES, read_rows
 
 
 @dataclass(frozen=True)
@@ -39,26 +39,30 @@ def read_texts(corpus: Path) -> Iterator[str]:
             yield row["text"]
 
 
-def read_demonstrations(directory: Path) -> list[Dialog]:
-    rows = read_table(directory / "demonstrations.parquet", DEMONSTRATIONS)
-    return [dialog_from_json(row["dialog"]) for row in rows]
+def read_lessons(parents: Mapping[str, Path]) -> Iterator[tuple[str, Dialog]]:
+    """Yield id and dialog of what fine-tuning learns: prompts with their best samples, or demonstrations."""
+    if "samples" in parents:
+        for row in read_rows(parents["samples"] / "samples.parquet", SAMPLES):
+            if row["selected"]:
+                yield row["prompt_id"], (*dialog_from_json(row["dialog"]), assistant(row["response"]))
+    else:
+        for row in read_rows(parents["dialogs"] / "demonstrations.parquet", DEMONSTRATIONS):
+            yield row["id"], dialog_from_json(row["dialog"])
 
 
-def read_selected_samples(directory: Path) -> list[Dialog]:
-    """Return each prompt with its best sample as a dialog to learn."""
-    rows = read_table(directory / "samples.parquet", SAMPLES)
-    return [(*dialog_from_json(r["dialog"]), assistant(r["response"])) for r in rows if r["selected"]]
+def read_prompt_rows(directory: Path, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the prompts of a split in stored order, as rows."""
+    return (row for row in read_rows(directory / "prompts.parquet", PROMPTS) if row["split"] == split)
 
 
 def read_prompts(directory: Path, split: str, tokenizer: Tokenizer) -> list[Prompt]:
     """Return the prompts of a split in stored order."""
     prompts = []
-    for row in read_table(directory / "prompts.parquet", PROMPTS):
-        if row["split"] == split:
-            dialog = dialog_from_json(row["dialog"])
-            tokens = encode_prompt(dialog, tokenizer)
-            facts = json.loads(row["facts"])
-            prompts.append(Prompt(row["id"], row["kind"], row["safety"], dialog, facts, tokens))
+    for row in read_prompt_rows(directory, split):
+        dialog = dialog_from_json(row["dialog"])
+        tokens = encode_prompt(dialog, tokenizer)
+        facts = json.loads(row["facts"])
+        prompts.append(Prompt(row["id"], row["kind"], row["safety"], dialog, facts, tokens))
     return prompts
 
 
@@ -67,27 +71,37 @@ def encode_answer(prompt: Dialog, answer: str, tokenizer: Tokenizer) -> list[int
     return tokens
 
 
-def read_comparisons(
-    directories: list[Path], tokenizer: Tokenizer, limit: int
-) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
-    """Return train and held-out pairs of all batches by domain, those that fit `limit` tokens.
+def read_comparison_rows(directories: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the comparisons of all batches that reward models learn from.
 
     Rows whose chosen answer is unsafe while the other is safe are excluded (Llama 2 section 3.2.1).
     """
+    for directory in directories:
+        for row in read_rows(directory / "comparisons.parquet", COMPARISONS):
+            if not (row["safety"] and row["rejected_safe"] and not row["chosen_safe"]):
+                yield row
+
+
+def encode_pair(row: Mapping[str, Any], tokenizer: Tokenizer) -> Pair:
+    dialog = dialog_from_json(row["dialog"])
+    return Pair(
+        chosen=encode_answer(dialog, row["chosen"], tokenizer),
+        rejected=encode_answer(dialog, row["rejected"], tokenizer),
+        grade=row["grade"],
+        chosen_safe=row["chosen_safe"],
+        rejected_safe=row["rejected_safe"],
+    )
+
+
+def read_comparisons(
+    directories: list[Path], tokenizer: Tokenizer, limit: int
+) -> tuple[dict[str, list[Pair]], dict[str, list[Pair]]]:
+    """Return train and held-out pairs of all batches by domain, those that fit `limit` tokens."""
     train: dict[str, list[Pair]] = {"helpfulness": [], "safety": []}
     held_out: dict[str, list[Pair]] = {"helpfulness": [], "safety": []}
-    for directory in directories:
-        for row in read_table(directory / "comparisons.parquet", COMPARISONS):
-            dialog = dialog_from_json(row["dialog"])
-            pair = Pair(
-                chosen=encode_answer(dialog, row["chosen"], tokenizer),
-                rejected=encode_answer(dialog, row["rejected"], tokenizer),
-                grade=row["grade"],
-                chosen_safe=row["chosen_safe"],
-                rejected_safe=row["rejected_safe"],
-            )
-            contradicts = row["safety"] and row["rejected_safe"] and not row["chosen_safe"]
-            if not contradicts and max(len(pair.chosen), len(pair.rejected)) <= limit:
-                rows = held_out if row["held_out"] else train
-                rows["safety" if row["safety"] else "helpfulness"].append(pair)
+    for row in read_comparison_rows(directories):
+        pair = encode_pair(row, tokenizer)
+        if max(len(pair.chosen), len(pair.rejected)) <= limit:
+            rows = held_out if row["held_out"] else train
+            rows["safety" if row["safety"] else "helpfulness"].append(pair)
     return train, held_out

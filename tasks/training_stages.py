@@ -37,7 +37,7 @@ from storage.shards import TokenShards
 from tasks.mixture import read_mixture, refuse_other_tokens
 from tasks.recipes import FineTuneRecipe, PPORecipe, PretrainRecipe, RewardRecipe
 from tasks.stage import Stage, fit, loss_summary, new_model, new_reward_model
-from tasks.tables import Prompt, read_comparisons, read_demonstrations, read_prompts, read_selected_samples
+from tasks.tables import Prompt, read_comparisons, read_lessons, read_prompts
 
 
 def pretrain(stage: Stage) -> dict:
@@ -79,10 +79,7 @@ def fine_tune(stage: Stage) -> dict:
     """Fine-tune the base model on answers: demonstrations (SFT) or the best samples (rejection sampling)."""
     recipe = FineTuneRecipe.model_validate(stage.recipe)
     model, tokenizer = checkpoint.load_policy(stage.parents["base"])
-    if "samples" in stage.parents:
-        dialogs = read_selected_samples(stage.parents["samples"])
-    else:
-        dialogs = read_demonstrations(stage.parents["dialogs"])
+    dialogs = [dialog for _, dialog in read_lessons(stage.parents)]
     random.Random(derive_seed(stage.seed, "packing")).shuffle(dialogs)
     encoded = [encode_dialog(dialog, tokenizer) for dialog in dialogs]
     tokens, mask, left_out = pack_dialogs(encoded, model.config.max_seq_len + 1, tokenizer.eos_id)
