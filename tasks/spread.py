@@ -55,11 +55,16 @@ def spread(name: str, work: Work, groups: Sequence[Any], runtime: Runtime) -> No
         with runner:
             for future in runner.map(group_of_documents, parameters):
                 future.result()
-    except lost as error:
+    except Exception as error:
+        chain = (error, error.__context__)  # a lost cluster cannot be left in order: that raises too
+        reason = next((each for each in chain if isinstance(each, lost)), None)
+        if reason is None:
+            raise
+        said = [type(reason).__name__, *str(reason).strip().splitlines()][-1]
         raise WorkersLost(
-            f"{name}: workers do not answer ({str(error) or type(error).__name__}). See that they have memory and, "
-            "with runtime.ray_address, that the cluster is up; then run again: groups that are done are kept."
-        ) from error
+            f"{name}: workers do not answer ({said}). See that they have memory and, with runtime.ray_address, "
+            "that the cluster is up; then run again: groups that are done are kept."
+        ) from reason
 
 
 def _processes(runtime: Runtime) -> Workers:
