@@ -6,6 +6,7 @@ the similarity of their sketches: exact where both have at most SKETCH shingles 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.disk import atomic_path
+from storage.sketches import Numbers, Similarity, equal_minima, jaccard
 
 SIGNATURES = pa.schema(
     {
@@ -37,12 +39,10 @@ DUPLICATES = pa.schema(
         "similarity": pa.float32(),
     }
 )
-Similarity = Callable[[pa.Array, pa.Array], np.ndarray]
 SQL = Path(__file__).parent / "sql" / "corpus"
 NO_SITE = (1 << 62, 0.0)
 BATCH, PAIRS = 20_000, 2_048
 """Rows and pairs held at once; a pair has up to 8 KiB of sketches."""
-SKETCH = 1_024
 SLACK = 0.1
 """A pair goes on being a candidate this far below the threshold: 3 standard errors of its minima."""
 NEIGHBOURS = 16
@@ -63,15 +63,14 @@ def find_duplicates(
     `personal_sites` says; they repeat nothing and nothing repeats them.
     A document is near an earlier one from Jaccard similarity `threshold` on, unless that one goes itself: the most
     similar is named, of equals the first. DuckDB spills to `scratch` beyond `memory_bytes`; beside it a byte a
-    document is held.
+    document is held, and 24 for each that is a candidate.
     """
     import duckdb  # noqa: PLC0415  (it complains at exit where it was not used)
 
     scratch.mkdir(parents=True, exist_ok=True)
     counts = [pq.read_metadata(path).num_rows for path in groups]
-    with duckdb.connect(":memory:") as db:
-        db.execute(f"set memory_limit = '{memory_bytes}B'")
-        db.execute(f"set temp_directory = '{scratch}'")
+    limits = {"memory_limit": f"{memory_bytes}B", "temp_directory": str(scratch)}
+    with duckdb.connect(":memory:", config=limits) as db:
         db.execute("set preserve_insertion_order = false")
         files, starts = [str(path) for path in groups], [0, *accumulate(counts)][:-1]
         db.register("starts", pa.table({"group": range(len(files)), "file": files, "start": starts}))
@@ -86,52 +85,27 @@ def find_duplicates(
             db.execute(f"set variable {name} = {value}")
         for name in ("duplicates", "candidates"):
             db.execute((SQL / f"{name}.sql").read_text())
-        _narrow(db, "candidates", "minima", equal_minima, threshold - SLACK, "likely")
-        _narrow(db, "likely", "sketch", jaccard, threshold, "near")
+        minima, sketches = (partial(Numbers, groups, column, scratch) for column in ("minima", "sketch"))
+        _narrow(db, "candidates", minima, equal_minima, threshold - SLACK, "likely")
+        _narrow(db, "likely", sketches, jaccard, threshold, "near")
         _choose(db, sum(counts))
         with atomic_path(destination) as temporary:
             _write(db, temporary)
 
 
-def _narrow(db: Any, pairs: str, column: str, similarity: Similarity, least: float, kept: str) -> None:
-    """Make table `kept` of the pairs whose documents are so similar by a column."""
+def _narrow(
+    db: Any, pairs: str, numbers: Callable[..., Numbers], similarity: Similarity, least: float, kept: str
+) -> None:
+    """Make table `kept` of the pairs whose documents' numbers are so similar."""
     db.execute(f"create table {kept} (later bigint, earlier bigint, similarity float)")
-    both = f"""
-        select later, earlier, l.{column}, e.{column} from {pairs}
-        join documents l on l.ordinal = later join documents e on e.ordinal = earlier
-    """
-    for batch in db.cursor().sql(both).to_arrow_reader(PAIRS):
-        later, earlier, *sides = batch.columns
-        scores = similarity(*sides).astype(np.float32)
+    query = f"select distinct unnest([later, earlier]) as ordinal from {pairs} order by ordinal"
+    found = numbers(db.sql(query).fetchnumpy()["ordinal"])
+    for batch in db.cursor().sql(f"select later, earlier from {pairs} order by later").to_arrow_reader(PAIRS):
+        later, earlier = (column.to_numpy() for column in batch.columns)
+        scores = similarity(found.of(later), found.of(earlier)).astype(np.float32)
         scored = pa.table([later, earlier, scores], ["later", "earlier", "similarity"])
         db.register("enough", scored.filter(pa.array(scores >= np.float32(least))))
         db.execute(f"insert into {kept} from enough")
-
-
-def equal_minima(later: pa.Array, earlier: pa.Array) -> np.ndarray:
-    """Return the share of minima that are equal, float [pairs]."""
-    a, b = (_numbers(column).reshape(len(column), -1) for column in (later, earlier))
-    return (a == b).mean(1)
-
-
-def jaccard(later: pa.Array, earlier: pa.Array) -> np.ndarray:
-    """Return how many of the SKETCH smallest hashes of either sketch are in both, as a share, float [pairs]."""
-    keys = []
-    for column in (later, earlier):
-        lengths = [len(sketch) // 4 for sketch in column.to_pylist()]
-        pairs = np.repeat(np.arange(len(column), dtype=np.uint64), lengths)
-        keys.append(pairs << np.uint64(32) | _numbers(column))
-    distinct, times = np.unique(np.concatenate(keys), return_counts=True)
-    pair = (distinct >> np.uint64(32)).astype(np.int64)
-    smallest = np.arange(len(pair)) - np.searchsorted(pair, pair) < SKETCH
-    either, both = (
-        np.bincount(pair[chosen], minlength=len(later)) for chosen in (smallest, smallest & (times == 2))
-    )
-    return both / either
-
-
-def _numbers(column: pa.Array) -> np.ndarray:
-    return np.frombuffer(b"".join(column.to_pylist()), np.uint32)
 
 
 def _choose(db: Any, documents: int) -> None:

@@ -19,8 +19,9 @@ from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] (compi
 from llama2_core.data.dedup import fingerprint, shingles
 from llama2_core.data.documents import Document, Drop, Verdict
 from storage.disk import atomic_write
-from storage.duplicates import SIGNATURES, SKETCH
+from storage.duplicates import SIGNATURES
 from storage.schemas import DOCUMENTS, DROPPED, QUARANTINED, TableWriter, read_rows
+from storage.sketches import SKETCH
 from storage.sources.documents import Quarantined
 from tasks.steps.personal import EVERYTHING
 from tasks.steps.urls import host_of

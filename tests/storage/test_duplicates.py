@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.duplicates import DUPLICATES, SIGNATURES, SKETCH, find_duplicates, jaccard
+from storage.duplicates import DUPLICATES, SIGNATURES, find_duplicates
 
 BANDS = 4
 
@@ -73,21 +73,6 @@ def test_minima_nominate_and_shingles_decide(tmp_path: Path, threshold: float, g
     assert found(tmp_path, rows, threshold=threshold) == goes
 
 
-@pytest.mark.parametrize(("size", "error"), [(500, 1e-9), (20_000, 4 * 0.0125)])
-def test_the_similarity_of_sketches_is_that_of_the_sets(size: int, error: float) -> None:
-    """Exact for what a sketch holds whole, else within four standard errors; pairs do not mix."""
-    random = np.random.default_rng(0)
-    hashes = random.permutation(2**20).astype(np.uint32)
-    shared = (size * np.linspace(0, 1, 12)).astype(int)
-    draws = [random.permutation(hashes)[: 2 * size] for _ in shared]
-    later = [np.sort(drawn[:size])[:SKETCH].tobytes() for drawn in draws]
-    earlier = [
-        np.sort(drawn[size - n :][:size])[:SKETCH].tobytes() for drawn, n in zip(draws, shared, strict=True)
-    ]
-    expected = shared / (2 * size - shared)
-    assert np.abs(jaccard(pa.array(later), pa.array(earlier)) - expected).max() < error
-
-
 def test_no_document_at_all(tmp_path: Path) -> None:
     assert found(tmp_path, []) == []
 
@@ -130,3 +115,11 @@ def _ordinals(tmp_path: Path, rows: list[dict]):
 
 def _share_a_band(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((a == b).reshape(BANDS, -1).all(1).any())
+
+
+def test_a_folder_may_have_an_apostrophe(tmp_path: Path) -> None:
+    folder = tmp_path / "Anna's corpus"
+    folder.mkdir()
+    pq.write_table(SIGNATURES.empty_table(), folder / "signatures.parquet")
+    find_duplicates([folder / "signatures.parquet"], 0.8, folder / "spill", folder / "duplicates.parquet")
+    assert pq.read_metadata(folder / "duplicates.parquet").num_rows == 0
