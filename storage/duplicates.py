@@ -69,8 +69,9 @@ def find_duplicates(
 
     scratch.mkdir(parents=True, exist_ok=True)
     counts = [pq.read_metadata(path).num_rows for path in groups]
-    limits = {"memory_limit": f"{memory_bytes}B", "temp_directory": str(scratch)}
-    with duckdb.connect(":memory:", config=limits) as db:
+    with duckdb.connect(
+        ":memory:", config={"memory_limit": f"{memory_bytes}B", "temp_directory": str(scratch)}
+    ) as db:
         db.execute("set preserve_insertion_order = false")
         files, starts = [str(path) for path in groups], [0, *accumulate(counts)][:-1]
         db.register("starts", pa.table({"group": range(len(files)), "file": files, "start": starts}))
