@@ -32,6 +32,10 @@ pytestmark = [
         importlib.util.find_spec("prefect_ray") is None,
         reason='no Ray: pip install "llama2-pipeline[ray]"',
     ),
+    pytest.mark.skipif(
+        "LLAMA2_RAY_TESTS" not in os.environ,
+        reason="starts Ray clusters, whose client was once seen to hang as it connects: set LLAMA2_RAY_TESTS=1",
+    ),
 ]
 ROOT = Path(__file__).parents[2]
 GROUPS = 12
