@@ -30,14 +30,17 @@ def row(name: str, minima: list[int], text: str = "", shingles: list[int] | None
     }
 
 
-def found(tmp_path: Path, *groups: list[dict], threshold: float = 0.6) -> list[tuple]:
+def found(
+    tmp_path: Path, *groups: list[dict], threshold: float = 0.6, memory_bytes: int = 512 << 20
+) -> list[tuple]:
     files = []
     for number, rows in enumerate(groups):
         files.append(tmp_path / f"{number:05d}.parquet")
         numbered = [{"row": place, **row} for place, row in enumerate(rows)]
         pq.write_table(pa.Table.from_pylist(numbered, schema=SIGNATURES), files[-1])
-    find_duplicates(files, threshold, tmp_path / "scratch", tmp_path / "duplicates.parquet")
-    table = pq.read_table(tmp_path / "duplicates.parquet")
+    destination = tmp_path / "duplicates.parquet"
+    find_duplicates(files, threshold, tmp_path / "scratch", destination, memory_bytes=memory_bytes)
+    table = pq.read_table(destination)
     assert table.schema == DUPLICATES
     return [(*list(row.values())[:-1], round(row["similarity"], 4)) for row in table.to_pylist()]
 
@@ -71,6 +74,18 @@ def test_minima_nominate_and_shingles_decide(tmp_path: Path, threshold: float, g
         row("b", [1, 2, 3, 4], shingles=[1, 2, 3, 4, 9]),
     ]
     assert found(tmp_path, rows, threshold=threshold) == goes
+
+
+@pytest.mark.slow
+def test_sketches_beyond_the_memory_limit(tmp_path: Path) -> None:
+    """80 MB of them, all compared, where DuckDB may hold 48 MB; every second document goes for the one before."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(10_000):
+        sketch = np.sort(random.integers(0, 2**32, 1_024, dtype=np.uint32))
+        minima = random.integers(0, 2**32, BANDS).tolist()
+        rows += [row(f"{number}{copy}", minima) | {"sketch": sketch.tobytes()} for copy in "ab"]
+    assert len(found(tmp_path, rows, memory_bytes=48 << 20)) == 10_000
 
 
 def test_no_document_at_all(tmp_path: Path) -> None:
