@@ -1,68 +1,273 @@
-"""Training speed of our Transformer beside transformers' Llama, same shapes, same optimizer, in turns.
+"""Training speed of our loop beside the transformers Trainer and litgpt: same shapes, rows and AdamW, in one run.
 
-`python -m benchmarks.training` prints the median tokens a second of each and their ratio. Run it on an idle machine.
+`python -m benchmarks.training [--sizes 0.9M 5M] [--precisions float32 bfloat16] [--rounds 5]`. Every contender runs in
+a process of its own, eager and compiled, and they take turns, so that what else the machine does falls on all alike. A
+round's ratio is our faster one to a peer's faster one. Last comes the share of our steps that is spent outside forward,
+backward and optimizer.
 """
 
+import argparse
+import multiprocessing
+import resource
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from llama2_core.config import LoopConfig, MeshConfig, ModelConfig, OptimizerConfig, Precision
+from llama2_core.presets import PRESETS
 
-from llama2_core.config import OptimizerConfig
-from llama2_core.interop.huggingface import llama_config
-from llama2_core.model import Transformer, initialise
-from llama2_core.presets import TINY_0_9M
-from llama2_core.training.loop import TrainState, optimizer_step
-from llama2_core.training.objectives import TokenBatch, next_token_objective
-from llama2_core.training.optim import adamw
-
-ROWS, STEPS, ROUNDS, THREADS = 16, 20, 5, 2
-
-
-def ours() -> TrainState:
-    model = Transformer(TINY_0_9M)
-    initialise(model, TINY_0_9M, torch.Generator().manual_seed(0))
-    return TrainState(model, adamw(model, OptimizerConfig()))
+if TYPE_CHECKING:  # a child's peak begins with what its parent held, so the parent holds little
+    from torch import Tensor
 
 
-def theirs() -> tuple[LlamaForCausalLM, torch.optim.Optimizer]:
-    model = LlamaForCausalLM(LlamaConfig(**llama_config(TINY_0_9M)))
-    return model, adamw(model, OptimizerConfig())
+OPTIMIZER = OptimizerConfig(schedule="constant", warmup_steps=0)
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Size:
+    rows: int
+    tokens: int
+    steps: int
+    """In a turn."""
+
+
+SIZES = {"0.9M": Size(16, 128, 20), "5M": Size(16, 256, 3), "15M": Size(8, 256, 2), "110M": Size(2, 512, 1)}
+
+
+@dataclass(frozen=True)
+class Job:
+    size: str
+    precision: Precision
+    compiled: bool
+    rounds: int
+    threads: int
+
+    @property
+    def shape(self) -> Size:
+        return SIZES[self.size]
+
+    @property
+    def config(self) -> ModelConfig:
+        return PRESETS[self.size]
+
+    @property
+    def steps(self) -> int:
+        return WARM_UP + self.rounds * self.shape.steps
+
+
+class Turns:
+    """Called after every step of a contender: at the end of a turn it reports the seconds and waits for the next."""
+
+    def __init__(self, job: Job, parent: Connection) -> None:
+        self._steps, self._parent, self._left = job.shape.steps, parent, WARM_UP
+        self._turns = job.rounds + 1
+        self._started = time.perf_counter()
+
+    def __call__(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            self._parent.send((time.perf_counter() - self._started, peak))
+            self._turns -= 1
+            if self._turns:
+                self._parent.recv()
+            self._left, self._started = self._steps, time.perf_counter()
+
+
+def rows(job: Job) -> "Tensor":
+    """Return the tokens of every step, [steps, rows, tokens + 1]."""
+    import torch
+
+    shape = (job.steps, job.shape.rows, job.shape.tokens + 1)
+    return torch.randint(job.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
+
+
+def ours(job: Job, turn: Callable[[], None]) -> None:
+    import torch
+
+    from llama2_core.model import Transformer, initialise
+    from llama2_core.training.loop import TrainState, train
+    from llama2_core.training.objectives import TokenBatch, next_token_objective
+    from llama2_core.training.optim import adamw
+    from llama2_core.training.parallel import arrange, autocasting
+
+    model = Transformer(job.config)
+    initialise(model, job.config, torch.Generator().manual_seed(0))
+    arrange(model, MeshConfig(), job.precision, compiled=job.compiled)
+    tokens = rows(job)
+    everything = torch.ones(job.shape.rows, job.shape.tokens, dtype=torch.bool)
+
+    def batches(step: int) -> list[TokenBatch]:
+        return [TokenBatch(tokens[step], everything)]
+
+    config = LoopConfig(steps=job.steps, rows=job.shape.rows, precision=job.precision, optimizer=OPTIMIZER)
+    state = TrainState(model, adamw(model, OPTIMIZER))
+    for _ in train(state, autocasting(next_token_objective, job.precision), batches, config):
+        turn()
+
+
+def trainer(job: Job, turn: Callable[[], None]) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    from llama2_core.interop.huggingface import llama_config
+
+    class Turn(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turn()
+
+    arguments = TrainingArguments(
+        output_dir=tempfile.mkdtemp(),
+        max_steps=job.steps,
+        per_device_train_batch_size=job.shape.rows,
+        use_cpu=True,
+        bf16=job.precision == "bfloat16",
+        torch_compile=job.compiled,
+        optim="adamw_torch_fused",
+        learning_rate=OPTIMIZER.peak_learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta1=OPTIMIZER.beta1,
+        adam_beta2=OPTIMIZER.beta2,
+        adam_epsilon=OPTIMIZER.eps,
+        weight_decay=OPTIMIZER.weight_decay,
+        max_grad_norm=OPTIMIZER.clip_norm,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    data = [{"input_ids": row, "labels": row} for row in rows(job)[..., :-1].flatten(0, 1)]
+    model = LlamaForCausalLM(LlamaConfig(**llama_config(job.config), use_cache=False))
+    Trainer(model, arguments, train_dataset=data, callbacks=[Turn()]).train()  # type: ignore
+
+
+def litgpt(job: Job, turn: Callable[[], None]) -> None:
+    """Its model and loss in the plainest of loops: its own adds Lightning's."""
+    import torch
+    from litgpt import GPT, Config  # type: ignore
+    from litgpt.utils import chunked_cross_entropy  # type: ignore
+
+    from llama2_core.training.optim import adamw
+
+    shape = job.config
+    model = GPT(
+        Config(
+            block_size=shape.max_seq_len,
+            vocab_size=shape.vocab_size,
+            padded_vocab_size=shape.vocab_size,
+            n_layer=shape.n_layers,
+            n_head=shape.n_heads,
+            n_query_groups=shape.n_kv_heads,
+            n_embd=shape.dim,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            norm_eps=shape.norm_eps,
+            mlp_class_name="LLaMAMLP",
+            intermediate_size=shape.ffn_dim,
+        )
+    )
+    if shape.tied_embeddings:
+        model.lm_head.weight = model.transformer.wte.weight
+    optimizer = adamw(model, OPTIMIZER)
+    run = torch.compile(model) if job.compiled else model
+    cast = torch.autocast("cpu", torch.bfloat16) if job.precision == "bfloat16" else nullcontext()
+    for tokens in rows(job):
+        with cast:
+            loss = chunked_cross_entropy(run(tokens[:, :-1]), tokens[:, 1:], chunk_size=0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        turn()
+
+
+CONTENDERS = {"ours": ours, "Trainer": trainer, "litgpt": litgpt}
+
+
+def contend(name: str, job: Job, parent: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    CONTENDERS[name](job, Turns(job, parent))
+
+
+@dataclass
+class Result:
+    name: str
+    compiled: bool
+    warm_up: float
+    """Seconds of the first steps, compilation included."""
+    speeds: list[float]
+    """Tokens a second of each turn."""
+    peak: int = 0
+    """Bytes of the process."""
+
+    @property
+    def speed(self) -> float:
+        return statistics.median(self.speeds)
+
+
+def compete(names: list[str], job: Job) -> list[Result]:
+    """Let the contenders take turns, each eager and compiled, in processes that live as long as the contest."""
+    spawn = multiprocessing.get_context("spawn")
+    results, ends = [], []
+    for name in names:
+        for compiled in (False, True):
+            end, childs = spawn.Pipe()
+            spawn.Process(target=contend, args=(name, replace(job, compiled=compiled), childs), daemon=True).start()
+            childs.close()  # so that a dead child is noticed
+            results.append(Result(name, compiled, end.recv()[0], []))
+            ends.append(end)
+    tokens = job.shape.rows * job.shape.tokens * job.shape.steps
+    for _ in range(job.rounds):
+        for result, end in zip(results, ends, strict=True):
+            end.send("go")
+            seconds, result.peak = end.recv()
+            result.speeds.append(tokens / seconds)
+    return results
+
+
+def ratios(a: Result, b: Result) -> list[float]:
+    return [one / other for one, other in zip(a.speeds, b.speeds, strict=True)]
+
+
+def report(job: Job, results: list[Result]) -> None:
+    best = {r.name: r for r in sorted(results, key=lambda r: r.speed)}  # the last of a name stays
+    for result in results:
+        kind = "compiled" if result.compiled else "eager"
+        line = f"{job.size:5} {job.precision:9} {result.name:8} {kind:9}{result.speed:9.0f} tokens/s"
+        line += f" ({min(result.speeds):.0f} to {max(result.speeds):.0f}){result.peak / 2**20:7.0f} MiB"
+        line += f", first {WARM_UP} steps {result.warm_up:.1f} s"
+        if result is best[result.name] and result.name != "ours":
+            found = ratios(best["ours"], result)
+            line += f", ours {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+        print(line, flush=True)
 
 
 def main() -> None:
-    torch.set_num_threads(THREADS)
-    tokens = torch.randint(TINY_0_9M.vocab_size, (ROWS, TINY_0_9M.max_seq_len + 1))
-    batch = TokenBatch(tokens, torch.ones_like(tokens[:, 1:], dtype=torch.bool))
-    state, (model, optimizer) = ours(), theirs()
-
-    def our_step() -> None:
-        optimizer_step(state, next_token_objective, [batch], OptimizerConfig(), 1000)
-
-    def their_step() -> None:
-        inputs = tokens[:, :-1]
-        model(input_ids=inputs, labels=inputs).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    speeds: dict[str, list[float]] = {"llama2-pipeline": [], "transformers": []}
-    for step in (our_step, their_step):
-        for _ in range(5):
-            step()
-    for _ in range(ROUNDS):
-        for name, step in zip(speeds, (our_step, their_step), strict=True):
-            started = time.perf_counter()
-            for _ in range(STEPS):
-                step()
-            speeds[name].append(STEPS * ROWS * TINY_0_9M.max_seq_len / (time.perf_counter() - started))
-    for name, values in speeds.items():
-        print(
-            f"{name:16} {statistics.median(values):8.0f} tokens/s  ({min(values):.0f} to {max(values):.0f})"
-        )
-    ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    print(f"ratio {statistics.median(ratios):.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    chosen = parser.parse_args()
+    names = [name for name in chosen.contenders if name != "litgpt" or find_spec(name)]
+    if names != chosen.contenders:
+        print("litgpt: not installed")
+    for size in chosen.sizes:
+        for precision in chosen.precisions:
+            job = Job(size, precision, False, chosen.rounds, chosen.threads)
+            report(job, compete(names, job))
 
 
 if __name__ == "__main__":

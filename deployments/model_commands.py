@@ -145,7 +145,7 @@ def extend(
     from llama2_core.interop import native
     from llama2_core.interop.convert import appearing, read
     from llama2_core.tokenizer import train_tokenizer
-    from llama2_core.vocabulary import compression, extend_model, extend_tokenizer
+    from llama2_core.vocabulary import characters_per_token, extend_model, extend_tokenizer
 
     lines = {path: _lines(path) for path in texts}
     with appearing(destination) as partial:
@@ -155,9 +155,8 @@ def extend(
         native.write(extend_model(model, tokenizer), partial)
     table = Table("text", "characters", "characters per token before", "after")
     for path, found in lines.items():
-        before, after = compression(model.tokenizer, found), compression(tokenizer, found)
-        ratios = (f"{c.characters_per_token:.2f}" for c in (before, after))
-        table.add_row(str(path), str(before.characters), *ratios)
+        ratios = (f"{characters_per_token(used, found):.2f}" for used in (model.tokenizer, tokenizer))
+        table.add_row(str(path), str(sum(map(len, found))), *ratios)
     console.print(table)
     console.print(
         f"{destination}: {model.tokenizer.vocab_size} pieces kept, "
@@ -207,6 +206,7 @@ def finetune(
     home: Home = Path("var"),
 ) -> None:
     """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
+    prepare(home)
     from deployments.profiles import FineTuneProfile, changed
     from deployments.services.flow_runs import running_flows
     from llama2_core.interop.convert import read
@@ -223,6 +223,46 @@ def finetune(
         made = finetune_flow(source, dialogs, profile.recipe, profile.seed, profile.runtime)
     console.print(f"[bold green]Done.[/] {made}\n  chat     llama2 chat {made[:17]} --home {home}")
     console.print(f"  take it  llama2 convert {made[:17]} my-model --to huggingface --home {home}")
+
+
+@app.command(
+    epilog="Examples: llama2 adapt llama-2-7b/ chats.jsonl mine.yaml;  "
+    "llama2 adapt base chats.jsonl mine.yaml --set recipe.pretrain.loop.steps=500"
+)
+def adapt(
+    model: Model,
+    dialogs: Annotated[
+        Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
+    ],
+    profile: Annotated[Path, typer.Argument(help="A YAML file: which texts, how; see docs/adaptation.md.")],
+    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+    home: Home = Path("var"),
+) -> None:
+    """Teach a model another language: vocabulary, continued pretraining, fine-tuning, export."""
+    prepare(home)
+    from deployments.profiles import AdaptProfile, read_profile
+    from deployments.services.flow_runs import running_flows
+    from llama2_core.interop.convert import read
+    from tasks.own import demonstrations
+
+    chosen = read_profile(AdaptProfile, profile, [*(changes or []), f"runtime.home={home}"])
+    source = _path(model, home)
+    read(source)
+    demonstrations(dialogs)
+    with running_flows(home):
+        from flows.adapt import adapt as adapt_flow
+
+        made = adapt_flow(source, dialogs, chosen.recipe, chosen.seed, chosen.runtime)
+    store = Store(home / "artifacts")
+    measured = store.resolve(made["adaptation"]).summary
+    table = Table("model", "characters per token", "bits per character")
+    for name in ("imported", "start", "continued"):
+        table.add_row(name, *(f"{value:.3f}" for value in measured[name].values()))
+    console.print(table)
+    console.print(f"on {measured['held_out_characters']:,} held-out characters")
+    console.print(f"[bold green]Done.[/] llama2 chat {made['chat'][:17]} --home {home}; it leaves in")
+    for form in chosen.recipe.export:
+        console.print(f"  {form:12} {store.resolve(made[form]).path}")
 
 
 def _path(model: str, home: Path) -> Path:

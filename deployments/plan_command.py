@@ -32,7 +32,6 @@ def plan(
     ),
     accelerators: Annotated[int | None, typer.Option(min=1, help="Instead of the cluster's.")] = None,
     stage: Annotated[str, typer.Option(help="Only stages with this in their name.")] = "",
-    checkpointing: Annotated[bool, typer.Option(help="Recompute activations on the way back.")] = False,
     changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print facts for programs.")] = False,
 ) -> None:
@@ -41,7 +40,7 @@ def plan(
     from tasks.planner import plans  # noqa: PLC0415
 
     chosen = load_profile(profile, changes or [])
-    planned = plans(chosen.recipe, chosen.runtime, load_cluster(cluster, accelerators), checkpointing)
+    planned = plans(chosen.recipe, chosen.runtime, load_cluster(cluster, accelerators))
     found = [each for each in planned if stage.lower() in each.workload.stage.lower()]
     if not found:
         names = ", ".join(each.workload.stage for each in planned)

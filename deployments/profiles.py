@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
+from tasks.adapt_recipe import AdaptRecipe
 from tasks.recipes import FineTuneRecipe, Llama2Recipe
 from tasks.runtime import Runtime
 
@@ -34,6 +35,17 @@ class FineTuneProfile(Record):
     """Where and how."""
 
 
+class AdaptProfile(Record):
+    """What `llama2 adapt` runs."""
+
+    recipe: AdaptRecipe = AdaptRecipe()
+    """How it is adapted."""
+    seed: Natural = 0
+    """Root of every random stream."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
 Values = TypeVar("Values", bound=Record)
 
 
@@ -46,13 +58,21 @@ def load_profile(name: str, changes: list[str]) -> Profile:
     if not path.is_file():
         names = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
         raise ConfigError(f"{path}: no such profile; there are {names}, or give the path of a YAML file")
+    return read_profile(Profile, path, changes)
+
+
+def read_profile(kind: type[Values], path: Path, changes: list[str]) -> Values:
+    """Load a profile from a YAML file and apply "path=value" changes.
+
+    Raises ConfigError naming the file and the field's path for an unknown field, a bad type or a bad value.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected fields such as recipe and runtime, found {values!r}")
-    return changed(Profile, values, changes, str(path))
+    return changed(kind, values, changes, str(path))
 
 
 def changed(kind: type[Values], values: dict[str, Any], changes: list[str], origin: str) -> Values:

@@ -114,6 +114,10 @@ class OptimizerConfig(Record):
     """Where the cosine ends, as a share of the peak. Llama 2 section 2.2."""
 
 
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products and activations in training; weights, gradients, moments and losses are always float32."""
+
+
 class LoopConfig(Record):
     """One training run: how many updates, of how many rows, by which optimizer."""
 
@@ -121,10 +125,21 @@ class LoopConfig(Record):
     """Optimizer updates."""
     rows: Positive
     """Rows (sequences, or pairs for a reward model) in one update, over all processes."""
-    micro_rows: Positive = 64
-    """Most rows that one process holds in a forward pass; the rest is accumulated."""
+    precision: Precision = "float32"
+    """Of matrix products and activations; the master weights are float32."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer and schedule."""
+
+
+class MeshConfig(Record):
+    """How processes share a model: replicate x shard x tensor. Those that `replicate` and `tensor` leave shard it."""
+
+    replicate: Positive = 1
+    """Copies of the model, each sharded over processes of its own: hybrid sharding, or plain data parallelism."""
+    tensor: Positive = 1
+    """Processes that share every matrix product (tensor parallelism); neighbours, so keep it within a machine."""
+    cpu_offload: bool = False
+    """Sharded weights, gradients and moments wait in CPU memory."""
 
 
 class SamplingConfig(Record):

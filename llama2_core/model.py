@@ -4,12 +4,14 @@ Parameter names are Meta's. Shapes: B batch, T time, D dim, H query heads, K kv 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama2_core.config import ModelConfig
+from llama2_core.linear import Linear
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -53,8 +55,8 @@ def rotary_table(config: ModelConfig, length: int) -> Tensor:
 
 
 def turns(table: Tensor) -> Tensor:
-    """Return rows of the rotary table [B or 1, T, E / 2, 2] as factors of heads, complex64 [B or 1, T, 1, E / 2]."""
-    return torch.view_as_complex(table).unsqueeze(-2)
+    """Return rows of the rotary table [B or 1, T, E / 2, 2] as factors of all heads, [B or 1, T, 1, E / 2, 2]."""
+    return table.unsqueeze(-3)
 
 
 def sinusoid_table(dim: int, length: int) -> Tensor:
@@ -64,10 +66,26 @@ def sinusoid_table(dim: int, length: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def position_table(config: ModelConfig) -> Tensor:
+    """Return the table of a model's longest sequence; learned positions are weights and need none."""
+    match config.variant.positions:
+        case "rotary":
+            return rotary_table(config, config.max_seq_len)
+        case "sinusoidal":
+            return sinusoid_table(config.dim, config.max_seq_len)
+        case "learned":
+            return torch.empty(0)
+
+
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate adjacent pairs of x [B, T, H, E], complex numbers, by rotary complex64 [B or 1, T, 1, E / 2]."""
-    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotary).view(x.shape).type_as(x)
+    """Rotate adjacent pairs of x [B, T, H, E], complex numbers, by rotary float32 [B or 1, T, 1, E / 2, 2]."""
+    pairs = x.float().view(*x.shape[:-1], -1, 2)
+    if torch.compiler.is_compiling():  # inductor has no complex numbers; eager kernels are fastest with them
+        (a, b), (cos, sin) = pairs.unbind(-1), rotary.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotary))
+    return turned.view(x.shape).type_as(x)
 
 
 class KVCache:
@@ -111,37 +129,74 @@ class CacheWindow:
         return self.keys[layer], self.values[layer]
 
 
+class DocumentWindow:
+    """What packed rows see: each position those of its own document up to itself. `begins` is bool [B, T]."""
+
+    def __init__(self, begins: Tensor) -> None:
+        places, documents = torch.arange(begins.shape[1], device=begins.device), begins.cumsum(1)
+        self.positions = places - (places * begins).cummax(1).values
+        """In the document, [B, T]."""
+        self.visible = (documents.unsqueeze(2) == documents.unsqueeze(1)).tril().unsqueeze(1)
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return keys, values
+
+
+Window = CacheWindow | DocumentWindow
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Round once to autocast's type what several matrices are multiplied with: autocast would do it for each."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+WIDE = 64
+"""Heads narrower than this a CPU attends with in float32: its kernel for bfloat16 is up to three times slower."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: Window | None, dropout: float) -> Tensor:
+    """Return the values [B, T, H, E] that queries [B, T, H, E] see by keys and values [B, slots, K, E]."""
+    if q.is_cpu and torch.is_autocast_enabled(
+        "cpu"
+    ):  # bfloat16's kernel is slower there, backward up to three times
+        with torch.autocast("cpu", enabled=False):
+            return attend(q.float(), k.float(), v.float(), window, dropout).type_as(v)
+    return F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        k.transpose(1, 2),
+        v.transpose(1, 2),
+        attn_mask=window.visible if window else None,
+        dropout_p=dropout,
+        is_causal=window is None,
+        enable_gqa=q.shape[2] != k.shape[2],
+    ).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with rotary positions."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.n_kv_heads, config.head_dim
+        self.head_dim = config.head_dim
         self.dropout = config.variant.dropout
-        self.wq = nn.Linear(config.dim, config.n_heads * config.head_dim, bias=False)
-        self.wk = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
-        self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
-        self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
+        self.wq = Linear(config.dim, config.n_heads * config.head_dim)
+        self.wk = Linear(config.dim, config.n_kv_heads * config.head_dim)
+        self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim)
+        self.wo = Linear(config.n_heads * config.head_dim, config.dim)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, window: Window | None, layer: int) -> Tensor:
         rows, length, _ = x.shape
-        q = self.wq(x).view(rows, length, self.n_heads, self.head_dim)
-        k = self.wk(x).view(rows, length, self.n_kv_heads, self.head_dim)
-        v = self.wv(x).view(rows, length, self.n_kv_heads, self.head_dim)
+        x = rounded(x)
+        q, k, v = (
+            project(x).view(rows, length, -1, self.head_dim) for project in (self.wq, self.wk, self.wv)
+        )
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if window:
             k, v = window.extend(layer, k, v)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=window.visible if window else None,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=window is None,
-            enable_gqa=self.n_heads != self.n_kv_heads,
-        )
-        return self.wo(out.transpose(1, 2).reshape(rows, length, -1))
+        out = attend(q, k, v, window, self.dropout if self.training else 0.0)
+        return self.wo(out.reshape(rows, length, -1))
 
 
 class FeedForward(nn.Module):
@@ -149,15 +204,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
-        self.w3 = (
-            nn.Linear(config.dim, config.ffn_dim, bias=False) if config.variant.ffn == "swiglu" else None
-        )
+        self.w1 = Linear(config.dim, config.ffn_dim)
+        self.w2 = Linear(config.ffn_dim, config.dim)
+        self.w3 = Linear(config.dim, config.ffn_dim) if config.variant.ffn == "swiglu" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.w3 is None:
             return self.w2(F.gelu(self.w1(x)))
+        x = rounded(x)
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -172,7 +226,7 @@ class Block(nn.Module):
         self.ffn_norm = make_norm(config)
         self.dropout = make_dropout(config)
 
-    def forward(self, x: Tensor, rotary: Tensor | None, window: CacheWindow | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None, window: Window | None, layer: int) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, window, layer))
         return x + self.dropout(self.feed_forward(self.ffn_norm(x)))
 
@@ -187,36 +241,47 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        match config.variant.positions:
-            case "rotary":
-                table = rotary_table(config, config.max_seq_len)
-            case "sinusoidal":
-                table = sinusoid_table(config.dim, config.max_seq_len)
-            case "learned":
-                table = torch.empty(0)
-                self.pos_embeddings = nn.Embedding(config.max_seq_len, config.dim)
-        self.register_buffer("table", table, persistent=False)
+        if config.variant.positions == "learned":
+            self.pos_embeddings = nn.Embedding(config.max_seq_len, config.dim)
+        self.register_buffer("table", position_table(config), persistent=False)
         self.dropout = make_dropout(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.vocab_size)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
 
     def _apply(self, fn, recurse=True):
-        """Move the table with the weights, but keep it float32: bfloat16 cannot tell far positions apart."""
+        """Move the table with the weights, but keep it float32: bfloat16 cannot tell far positions apart.
+
+        It is in no file, so it is made when a model on the meta device gets memory; tied weights stay one.
+        """
         table = self.table
         super()._apply(fn, recurse)
-        self.table = self.table if table.is_meta else table.to(self.table.device)
+        if not self.table.is_meta:
+            made = position_table(self.config) if table.is_meta else table
+            self.table = made.to(self.table.device)
+        if self.config.tied_embeddings:
+            self.output.weight = self.tok_embeddings.weight
         return self
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        positions: Tensor | None = None,
+        begins: Tensor | None = None,
+    ) -> Tensor:
         """Return the final normed states [B, T, D] of tokens [B, T].
 
         Without a cache the rows start at position 0. With one, `positions` [B, T] says where each token stands
-        in its row, and every earlier position of the row must be in the cache.
+        in its row, and every earlier position of the row must be in the cache. With `begins`, bool [B, T], each
+        document of a packed row starts at position 0 and sees nothing of the others.
         """
-        window = cache.at(positions) if cache and positions is not None else None
+        window: Window | None = cache.at(positions) if cache and positions is not None else None
+        if begins is not None:
+            window = DocumentWindow(begins)
+            positions = window.positions
         x, rotary = self.embed(tokens, positions)
         for layer, block in enumerate(self.layers):
             x = block(x, rotary, window, layer)
@@ -259,7 +324,7 @@ class ScalarModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.transformer = Transformer(config.model_copy(update={"tied_embeddings": True}))
-        self.score = nn.Linear(config.dim, 1, bias=False)
+        self.score = Linear(config.dim, 1)
 
     @property
     def config(self) -> ModelConfig:
@@ -269,9 +334,10 @@ class ScalarModel(nn.Module):
         return self.score(self.transformer.hidden(tokens)).squeeze(-1).float()
 
 
-@torch.no_grad()
-def initialise(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
-    """Fill the weights in place. The paper prints no scheme; this is GPT-2's, as in llama2.c.
+def initial_weights(
+    model: nn.Module, config: ModelConfig, generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield a value for every parameter. The paper prints no scheme; this is GPT-2's, as in llama2.c.
 
     | tensor                              | distribution                  |
     |-------------------------------------|-------------------------------|
@@ -281,8 +347,16 @@ def initialise(model: nn.Module, config: ModelConfig, generator: torch.Generator
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
-            parameter.fill_(1.0)
+            yield name, torch.ones(parameter.shape)
         else:
             residual = name.endswith(("wo.weight", "w2.weight"))
             std = 0.02 / math.sqrt(2 * config.n_layers) if residual else 0.02
-            parameter.normal_(0.0, std, generator=generator)
+            yield name, torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, config: ModelConfig, generator: torch.Generator) -> None:
+    """Fill the weights in place with `initial_weights`."""
+    parameters = dict(model.named_parameters())
+    for name, value in initial_weights(model, config, generator):
+        parameters[name].copy_(value)

@@ -1,4 +1,4 @@
-"""Model shapes by name. Llama 2 Table 1; 34B as in Code Llama; 15M and 110M llama2.c's; 1.1B TinyLlama's; 0.9M ours."""
+"""Model shapes by name. Llama 2 Table 1; 34B as in Code Llama; 15M and 110M llama2.c's; 1.1B TinyLlama's; 0.9M and 5M ours."""
 
 from llama2_core.config import ModelConfig
 
@@ -24,6 +24,16 @@ TINY_0_9M = ModelConfig(
     max_seq_len=128,
     tied_embeddings=True,
 )
+TINY_5M = ModelConfig(
+    vocab_size=8192,
+    dim=192,
+    n_layers=8,
+    n_heads=6,
+    n_kv_heads=6,
+    multiple_of=64,
+    max_seq_len=512,
+    tied_embeddings=True,
+)
 STORIES_15M = ModelConfig(
     vocab_size=32000, dim=288, n_layers=6, n_heads=6, n_kv_heads=6, max_seq_len=256, tied_embeddings=True
 )
@@ -36,6 +46,7 @@ TINY_LLAMA_1_1B = ModelConfig(
 
 PRESETS = {
     "0.9M": TINY_0_9M,
+    "5M": TINY_5M,
     "15M": STORIES_15M,
     "110M": STORIES_110M,
     "1.1B": TINY_LLAMA_1_1B,

@@ -26,6 +26,11 @@ class Tokenizer:
         self.bos_id: int = self._processor.bos_id()
         self.eos_id: int = self._processor.eos_id()
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the model file."""
+        return hashlib.sha256(self.model).hexdigest()
+
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         if not path.is_file():

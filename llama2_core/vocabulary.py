@@ -5,7 +5,7 @@ those of the pieces that the text was cut into before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from sentencepiece import sentencepiece_model_pb2
@@ -18,20 +18,8 @@ from llama2_core.tensors import LazyTensor
 from llama2_core.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Compression:
-    """How far a tokenizer compresses a text."""
-
-    characters: int
-    tokens: int
-
-    @property
-    def characters_per_token(self) -> float:
-        return self.characters / self.tokens
-
-
-def compression(tokenizer: Tokenizer, texts: Sequence[str]) -> Compression:
-    return Compression(sum(map(len, texts)), sum(map(len, tokenizer.encode_many(texts))))
+def characters_per_token(tokenizer: Tokenizer, texts: Sequence[str]) -> float:
+    return sum(map(len, texts)) / sum(map(len, tokenizer.encode_many(texts)))
 
 
 def extend_tokenizer(base: Tokenizer, other: Tokenizer) -> Tokenizer:

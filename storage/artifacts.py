@@ -80,6 +80,10 @@ class Manifest(Record):
     wall_seconds: float
     cpu_seconds: float
     peak_memory_bytes: int
+    energy_kwh: float = 0.0
+    kg_co2: float = 0.0
+    energy_method: str = "not counted"
+    """How electricity was measured or estimated; not at all before it was counted."""
     summary: dict[str, Any]
     """The stage's headline facts, JSON."""
 
@@ -162,6 +166,9 @@ class Store:
         wall_seconds: float,
         cpu_seconds: float,
         peak_memory_bytes: int,
+        energy_kwh: float = 0.0,
+        kg_co2: float = 0.0,
+        energy_method: str = "not counted",
     ) -> Artifact:
         """Make what lies in the partial directory visible; call it inside `building`.
 
@@ -183,6 +190,9 @@ class Store:
                     wall_seconds=wall_seconds,
                     cpu_seconds=cpu_seconds,
                     peak_memory_bytes=peak_memory_bytes,
+                    energy_kwh=energy_kwh,
+                    kg_co2=kg_co2,
+                    energy_method=energy_method,
                     summary=dict(summary),
                 )
                 atomic_write(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())

@@ -6,7 +6,7 @@ A shard's footer says what it holds and the SHA-256 of that; pages carry checksu
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -116,7 +116,9 @@ class TokenShards:
             sizes += [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
         self._starts = np.cumsum(sizes)
         self._file = lru_cache(maxsize=64)(lambda number: _open(paths[number]))
-        self._read = lru_cache(maxsize=max(1, cache_bytes // GROUP_BYTES))(self._read_group)
+        groups = max(1, cache_bytes // GROUP_BYTES)
+        self._read = lru_cache(maxsize=groups)(self._read_group)
+        self._read_begins = lru_cache(maxsize=groups)(self._read_group_begins)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -127,24 +129,49 @@ class TokenShards:
         held = json.dumps([(path.name, about) for path, about in zip(self.paths, self.about, strict=True)])
         return hashlib.sha256(held.encode()).hexdigest()
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of the sources that rows come from, in order."""
+        return list(dict.fromkeys(about["source"] for about in self.about if "source" in about))
+
+    def source_numbers(self, indices: np.ndarray, names: list[str]) -> np.ndarray:
+        """Return the place of each row's source in `names`, int64 [N]."""
+        by_shard = np.array([names.index(about["source"]) for about in self.about])
+        groups = np.searchsorted(self._starts, indices, side="right") - 1
+        return by_shard[[self._groups[group][0] for group in groups]]
+
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows at the indices, int64 [N, row_tokens]. Raises SourceError for a damaged page."""
+        return self._pick(indices, self._read).astype(np.int64)
+
+    def begins(self, indices: np.ndarray) -> np.ndarray:
+        """Return where documents begin in the rows at the indices, bool [N, row_tokens]."""
+        return self._pick(indices, self._read_begins)
+
+    def _pick(self, indices: np.ndarray, read: Callable[[int], np.ndarray]) -> np.ndarray:
         groups = np.searchsorted(self._starts, indices, side="right") - 1
-        picked = [
-            self._read(int(group))[index - self._starts[group]]
-            for group, index in zip(groups, indices, strict=True)
-        ]
-        return np.stack(picked).astype(np.int64)
+        places = indices - self._starts[groups]
+        return np.stack([read(int(group))[place] for group, place in zip(groups, places, strict=True)])
 
     def _read_group(self, index: int) -> np.ndarray:
+        column = self._column(index, "tokens")
+        return column.flatten().to_numpy().reshape(len(column), -1)
+
+    def _read_group_begins(self, index: int) -> np.ndarray:
+        column = self._column(index, "begins")
+        begins = np.zeros((len(column), self._read(index).shape[1]), dtype=bool)
+        rows = np.repeat(np.arange(len(column)), column.value_lengths().to_numpy())
+        begins[rows, column.flatten().to_numpy()] = True
+        return begins
+
+    def _column(self, index: int, name: str) -> Any:
         number, group = self._groups[index]
         try:
-            column = self._file(number).read_row_group(group, columns=["tokens"]).column(0).combine_chunks()
+            return self._file(number).read_row_group(group, columns=[name]).column(0).combine_chunks()
         except (OSError, pa.ArrowInvalid) as error:
             raise SourceError(
                 f"{self.paths[number]}, row group {group}, is damaged: {error}. Build it again."
             ) from error
-        return column.flatten().to_numpy().reshape(len(column), -1)
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,7 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import MissingContextError
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from llama2_core.config import Record
@@ -35,27 +26,35 @@ from storage.artifacts import Artifact, Store, digest_of
 from storage.disk import require_free_space
 from storage.metrics import Tail
 from storage.tracking import Tracker
+from tasks.energy import Counters, account
+from tasks.nodes import at_work_together
 from tasks.process import Meter
-from tasks.runtime import Runtime
-from tasks.workers import DONE, LOG, at_work
+from tasks.progress import console, progress, transient
+from tasks.runtime import Execution, Runtime
+from tasks.signs import stopped, told
+from tasks.workers import DONE, LOG, Worker, at_work, sigterm_interrupts
 
 FORMAT_VERSIONS = {
     "corpus": 4,
     "tokenizer": 3,
-    "tokens": 2,
+    "tokens": 3,
     "dialogs": 6,
-    "base": 4,
-    "chat": 4,
+    "base": 5,
+    "chat": 5,
     "comparisons": 3,
-    "reward": 3,
+    "reward": 4,
     "samples": 3,
-    "ppo": 4,
+    "ppo": 5,
     "evaluation": 4,
     "verdict": 2,
     "card": 1,
+    "adaptation": 1,
+    "export": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""
 
+TRAINED = frozenset({"base", "chat", "reward"})
+"""Kinds that several processes, and machines, make together."""
 JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2
 TELL_SECONDS = 5.0
@@ -63,7 +62,6 @@ TELL_SECONDS = 5.0
 TAIL_CHARACTERS = 4000
 
 Work = Callable[[Path], dict[str, Any]]
-console = Console()
 
 
 class WorkerFailed(Llama2Error):
@@ -77,6 +75,8 @@ class Done:
     summary: dict[str, Any]
     cpu_seconds: float
     peak_memory_bytes: int
+    accelerators: int
+    """That it ran on."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,14 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
     started, status = time.monotonic(), "FAILED"
     try:
-        done = (
-            _run_here(job.label, work, directory)
-            if work
-            else _run_worker(job, runtime, directory, tracking, run_id)
-        )
+        with Counters(job.processes) as counters:
+            done = (
+                _run_here(job.label, work, directory)
+                if work
+                else _run_worker(job, runtime, directory, tracking, run_id)
+            )
         wall = time.monotonic() - started
+        energy = account(counters.kwh, wall, done.cpu_seconds, done.accelerators, runtime)
         artifact = store.commit(
             job.kind,
             job.digest,
@@ -169,6 +171,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
             wall_seconds=round(wall, 2),
             cpu_seconds=round(done.cpu_seconds, 2),
             peak_memory_bytes=done.peak_memory_bytes,
+            **energy.model_dump(),
         )
         record(artifact, job.label, tracking, run_id, runtime.parent_run)
         status = "FINISHED"
@@ -183,8 +186,11 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
 
 def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str, parent_run: str) -> None:
     """Put a committed artifact's numbers on its run and on the parent run."""
-    numbers = flat_numbers(artifact.summary)
-    tracking.log_metrics(run_id, {**numbers, "wall_seconds": artifact.manifest.wall_seconds})
+    numbers, manifest = flat_numbers(artifact.summary), artifact.manifest
+    used = {name: getattr(manifest, name) for name in ("wall_seconds", "energy_kwh", "kg_co2")}
+    last = tracking.last_step(run_id, "of")  # a loss that is a curve's too is not its beginning
+    tracking.log_curve(run_id, [{"step": last, **numbers, **used}])
+    tracking.set_tags(run_id, {"llama2.energy_method": manifest.energy_method})
     tracking.log_file(run_id, artifact.path / "manifest.json")
     if parent_run:
         prefix = label.replace(",", "")
@@ -204,44 +210,73 @@ def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _run_here(label: str, work: Work, directory: Path) -> Done:
     meter = Meter()
-    with _progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
+    with transient(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
         line.add_task(label, total=None)
-        return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes())
+        return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes(), accelerators=0)
 
 
 def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> Done:
     """Have the stage done by a worker, forwarding its curves."""
-    parents = {role: str(find(name, runtime).path.absolute()) for role, name in job.parents.items()}
-    settings = runtime.model_dump(mode="json", include={"threads", "slots", "log_every", "checkpoint_every"})
+    parents = {
+        role: os.path.relpath(find(name, runtime).path, directory) for role, name in job.parents.items()
+    }
+    settings = runtime.model_dump(mode="json", include=set(Execution.model_fields))
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
-    tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
-    untold: list[dict[str, Any]] = []
-    due = 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-    bar = _progress(*columns, TimeRemainingColumn())
-    with at_work(directory, job.processes, runtime.threads) as worker, bar:
-        line = bar.add_task(job.label, total=None)
-        while True:
-            status = worker.status()
-            rows = tail.new_rows()
-            if rows:
-                bar.update(line, completed=rows[-1]["step"], total=rows[-1].get("of"))
-                untold += rows
-            if untold and (status is not None or time.monotonic() > due):
-                tracking.log_curve(run_id, untold)
-                untold, due = [], time.monotonic() + TELL_SECONDS
-            if status is not None:
-                break
-            time.sleep(POLL_SECONDS)
+    status = _watch(job, runtime, directory, tracking, run_id)
     if status != 0:
-        log = directory / LOG
-        last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"
-        raise WorkerFailed(f"{_failure(job.label, status, last)} Last lines of {log}:\n{last}")
+        raise WorkerFailed(_end(job.label, status, directory))
     done = Done(**json.loads((directory / DONE).read_text()))
     for name in (JOB, DONE):
         (directory / name).unlink()
     return done
+
+
+def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> int:
+    """Follow the workers to their end, and return how that was; when we are to end, they save first."""
+    tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
+    untold: list[dict[str, Any]] = []
+    due = 0.0
+    try:
+        with (
+            sigterm_interrupts(),
+            _workers(job, runtime, directory) as worker,
+            progress(job.label, job.kind) as shown,
+        ):
+            while True:
+                status = worker.status()
+                rows = tail.new_rows()
+                if rows:
+                    shown.show(rows[-1])
+                    untold += rows
+                if untold and (status is not None or time.monotonic() > due):
+                    tracking.log_curve(run_id, untold)
+                    untold, due = [], time.monotonic() + TELL_SECONDS
+                if status is not None:
+                    break
+                time.sleep(POLL_SECONDS)
+            if status == 0:
+                shown.finish()
+    except KeyboardInterrupt:
+        say(f"  [yellow]{job.label}: {stopped(directory) or 'ended; what it had finished is kept.'}[/]")
+        raise
+    return status
+
+
+def _workers(job: Job, runtime: Runtime, directory: Path) -> AbstractContextManager[Worker]:
+    if runtime.nodes > 1 and job.kind in TRAINED:
+        return at_work_together(directory, job.processes, runtime, say)
+    return at_work(directory, job.processes, runtime.threads)
+
+
+def _end(label: str, status: int, directory: Path) -> str:
+    """Return what is known of how a stage's workers ended: what they said of it first, then the end of their log."""
+    if saved := stopped(directory):
+        return f"{label} was told to end. {saved}"
+    log = directory / LOG
+    last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"
+    known = filter(None, (_failure(label, status, last), told(directory)))
+    return "\n".join([*known, f"Last lines of {log}:", last])
 
 
 def _failure(label: str, status: int, last: str) -> str:
@@ -249,12 +284,6 @@ def _failure(label: str, status: int, last: str) -> str:
     if "DiskFull" in last or os.strerror(errno.ENOSPC) in last:
         return f"{label} failed: the disk is full. Free some space and run again: finished work is kept."
     return f"{label} failed (exit status {status})."
-
-
-def _progress(*columns: ProgressColumn) -> Progress:
-    return Progress(
-        TextColumn(" "), *columns, console=console, transient=True, disable=not console.is_terminal
-    )
 
 
 def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> None:

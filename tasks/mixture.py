@@ -4,7 +4,6 @@ from pathlib import Path
 
 from llama2_core.config import Record
 from llama2_core.data.mixture import Mixture, Segment
-from llama2_core.errors import DataError
 from storage.disk import atomic_write
 from storage.errors import SourceError
 from storage.shards import TokenShards
@@ -41,15 +40,3 @@ def read_mixture(directory: Path, seed: int) -> tuple[TokenShards, Mixture]:
             f"{stored.fingerprint[:12]}: files were exchanged. Build the tokens artifact again."
         )
     return shards, Mixture(stored.segments, seed)
-
-
-def refuse_other_tokens(checkpoints: Path, fingerprint: str) -> None:
-    """Note which tokens a training run learns from; raise DataError when it began on others."""
-    note = checkpoints / "fingerprint"
-    if note.exists() and note.read_text() != fingerprint:
-        raise DataError(
-            f"{checkpoints} was begun on token shards {note.read_text()[:12]}, these are {fingerprint[:12]}. Bring "
-            "those shards back, or delete that folder to begin anew."
-        )
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    atomic_write(note, fingerprint.encode())

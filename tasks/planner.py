@@ -7,7 +7,7 @@ said is the most that a stage can take. Evaluation, and all that needs no accele
 from dataclasses import dataclass
 from math import ceil
 
-from llama2_core.config import LoopConfig, ModelConfig
+from llama2_core.config import ModelConfig
 from llama2_core.footprint import Network, Setup
 from llama2_core.planning import Cluster, Plan, Workload, forward_flops, plan, training_flops
 from tasks.recipes import (
@@ -19,10 +19,7 @@ from tasks.recipes import (
     RejectionRecipe,
     RewardRecipe,
 )
-from tasks.runtime import Runtime
-
-MICRO_ROWS: int = LoopConfig.model_fields["micro_rows"].default
-"""Of stages whose recipe has no field for it."""
+from tasks.runtime import Execution
 
 
 @dataclass(frozen=True)
@@ -31,8 +28,7 @@ class Planner:
 
     model: ModelConfig
     cluster: Cluster
-    slots: int
-    checkpointing: bool = False
+    execution: Execution
 
     @property
     def context(self) -> int:
@@ -44,7 +40,7 @@ class Planner:
         return Workload(
             stage="pretraining",
             networks=(network,),
-            setup=self._training(loop.rows, row_tokens, loop.micro_rows),
+            setup=self._training(loop.rows, row_tokens),
             tokens=tokens,
             updates=loop.steps,
             flops=tokens * training_flops(network, row_tokens),
@@ -56,7 +52,7 @@ class Planner:
         return Workload(
             stage=stage,
             networks=(network,),
-            setup=self._training(recipe.rows, self.context, MICRO_ROWS),
+            setup=self._training(recipe.rows, self.context),
             tokens=tokens,
             updates=ceil(dialogs * recipe.epochs / recipe.rows),
             flops=tokens * training_flops(network, self.context),
@@ -69,7 +65,7 @@ class Planner:
         return Workload(
             stage=stage,
             networks=(network,),
-            setup=self._training(recipe.rows, 2 * self.context, MICRO_ROWS),
+            setup=self._training(recipe.rows, 2 * self.context),
             tokens=tokens,
             updates=ceil(pairs * recipe.epochs / recipe.rows),
             flops=tokens * training_flops(network, self.context),
@@ -85,7 +81,7 @@ class Planner:
             setup=self._one_process(),
             tokens=tokens,
             flops=tokens * forward_flops(policy, self.context),
-            decoded_tokens=2 * ceil(prompts / self.slots) * recipe.sampling.max_new_tokens,
+            decoded_tokens=2 * ceil(prompts / self.execution.slots) * recipe.sampling.max_new_tokens,
             bound=f"at most {2 * prompts:,} answers, as long as the context",
         )
 
@@ -100,7 +96,7 @@ class Planner:
             setup=self._one_process(),
             tokens=answers * self.context,
             flops=answers * self.context * sum(forward_flops(network, self.context) for network in networks),
-            decoded_tokens=ceil(answers / self.slots) * recipe.sampling.max_new_tokens,
+            decoded_tokens=ceil(answers / self.execution.slots) * recipe.sampling.max_new_tokens,
             bound=f"at most {answers:,} answers, as long as the context",
         )
 
@@ -115,7 +111,9 @@ class Planner:
         read = forward_flops(learners[0], self.context)  # while sampling; then every model reads the rows
         read += sum(forward_flops(network, self.context) for network in networks)
         update = sum(training_flops(network, self.context) for network in learners)
-        batches = ppo.iterations * ceil(ppo.batch_rows / self.slots) + looks * ceil(held_out / self.slots)
+        batches = ppo.iterations * ceil(ppo.batch_rows / self.execution.slots) + looks * ceil(
+            held_out / self.execution.slots
+        )
         micro_rows = min(ppo.micro_rows, ppo.mini_batch_rows)
         return Workload(
             stage="PPO",
@@ -128,15 +126,15 @@ class Planner:
             bound=f"at most {ppo.iterations:,} iterations, answers as long as the context",
         )
 
-    def _training(self, rows: int, row_tokens: int, micro_rows: int) -> Setup:
+    def _training(self, rows: int, row_tokens: int) -> Setup:
         ranks = min(self.cluster.accelerators, rows)  # the others would have nothing to do
         return Setup(
             dtype=self.cluster.dtype,
             row_tokens=row_tokens,
-            micro_rows=min(micro_rows, ceil(rows / ranks)),
+            micro_rows=min(self.execution.micro_rows, ceil(rows / ranks)),
             ranks=ranks,
             most_ranks=rows,
-            checkpointing=self.checkpointing,
+            checkpointing=self.execution.activation_checkpointing,
         )
 
     def _one_process(self, micro_rows: int = 0) -> Setup:
@@ -145,8 +143,8 @@ class Planner:
             dtype=self.cluster.dtype,
             row_tokens=self.context,
             micro_rows=micro_rows,
-            slots=self.slots,
-            checkpointing=self.checkpointing and micro_rows > 0,
+            slots=self.execution.slots,
+            checkpointing=self.execution.activation_checkpointing and micro_rows > 0,
         )
 
 
@@ -177,9 +175,7 @@ def workloads(recipe: Llama2Recipe, planner: Planner) -> list[Workload]:
     ]
 
 
-def plans(
-    recipe: Llama2Recipe, runtime: Runtime, cluster: Cluster, checkpointing: bool = False
-) -> list[Plan]:
+def plans(recipe: Llama2Recipe, execution: Execution, cluster: Cluster) -> list[Plan]:
     """Return the plan of every stage of a run."""
-    planner = Planner(recipe.pretrain.model, cluster, runtime.slots, checkpointing)
+    planner = Planner(recipe.pretrain.model, cluster, execution)
     return [plan(work, cluster) for work in workloads(recipe, planner)]

@@ -14,6 +14,7 @@ from llama2_core.config import (
     Positive,
     PositiveFloat,
     PPOConfig,
+    Precision,
     Record,
     RewardConfig,
     SamplingConfig,
@@ -90,6 +91,8 @@ class PretrainRecipe(Record):
     """Updates and optimizer."""
     label_smoothing: Share = 0.0
     """Share of each target spread over the vocabulary. Llama 2 uses none."""
+    separate_documents: bool = False
+    """Let no token see the documents before its own in a row, and count positions anew. Llama 2 does not say."""
 
 
 class DialogsRecipe(Record):
@@ -114,6 +117,12 @@ class FineTuneRecipe(Record):
     """Passes over the dialogs. Llama 2: 2."""
     rows: Positive = 16
     """Packed rows an update. Llama 2: 64."""
+    precision: Precision = "float32"
+    """Of matrix products and activations."""
+    separate_dialogs: bool = False
+    """Let no token see the dialogs before its own in a row, and count positions anew. Llama 2 does not say."""
+    validation_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dialogs held out for a validation loss."""
     optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=10)
     """Llama 2: 2e-5, cosine."""
     lora: LoRAConfig | None = None
@@ -170,6 +179,8 @@ class RewardRecipe(Record):
     """Llama 2: 1, more over-fits."""
     rows: Positive = 32
     """Pairs an update. Llama 2: 512."""
+    precision: Precision = "float32"
+    """Of matrix products and activations."""
     optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=5e-4, warmup_steps=10)
     """Llama 2: 1e-5, 5e-6 at 70B; warm-up 3% of the steps."""
 

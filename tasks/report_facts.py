@@ -17,8 +17,6 @@ from tasks.runtime import Runtime
 from tasks.tables import dialog_from_json
 
 DIALOGS_SHOWN = 10
-KG_CO2_PER_KWH = 0.4235
-"""Implied by every row of Llama 2 Table 2."""
 MODELS = ("base", "sft", "rejection", "ppo")
 
 
@@ -30,6 +28,9 @@ class StageFact(Record):
     wall_seconds: float
     cpu_seconds: float
     peak_memory_bytes: int
+    energy_watt_hours: float
+    co2_grams: float
+    energy_method: str
     parents: dict[str, str]
 
 
@@ -64,6 +65,8 @@ class ReportFacts(Record):
     wall_seconds: float
     energy_watt_hours: float
     co2_grams: float
+    energy_methods: list[str]
+    """How they are known."""
     peak_memory_bytes: int
 
 
@@ -82,11 +85,12 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
                 wall_seconds=m.wall_seconds,
                 cpu_seconds=m.cpu_seconds,
                 peak_memory_bytes=m.peak_memory_bytes,
+                energy_watt_hours=1000 * m.energy_kwh,
+                co2_grams=1000 * m.kg_co2,
+                energy_method=m.energy_method,
                 parents=m.parents,
             )
         )
-    cpu_seconds = sum(fact.cpu_seconds for fact in facts)
-    watt_hours = cpu_seconds * runtime.watts_per_core / 3600
     curves = {
         stage: read_metrics(artifact.path / "metrics.jsonl")
         for stage, artifact in artifacts.items()
@@ -123,8 +127,9 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         comparisons={s: a.summary for s, a in artifacts.items() if a.kind == "comparisons"},
         dialogs=side_by_side({s: a.path / "responses.parquet" for s, a in evaluations.items()}),
         wall_seconds=sum(fact.wall_seconds for fact in facts),
-        energy_watt_hours=watt_hours,
-        co2_grams=watt_hours * KG_CO2_PER_KWH,
+        energy_watt_hours=sum(fact.energy_watt_hours for fact in facts),
+        co2_grams=sum(fact.co2_grams for fact in facts),
+        energy_methods=sorted({fact.energy_method for fact in facts}),
         peak_memory_bytes=max(fact.peak_memory_bytes for fact in facts),
     )
 

@@ -52,7 +52,7 @@ def in_chunks(
 
 def sample(stage: Stage, model: Transformer, tokenizer: Tokenizer, requests: Sequence[Request]) -> list[str]:
     """Return one answer for each request, as text."""
-    done = dict(generate(model, requests, tokenizer.eos_id, stage.slots))
+    done = dict(generate(model, requests, tokenizer.eos_id, stage.execution.slots))
     return [until_stop(tokenizer.decode(done[index].tokens), TAGS).strip() for index in range(len(requests))]
 
 

@@ -59,6 +59,7 @@ def write_group(group: TokenGroup, encoding: Encoding) -> None:
                 count = _encode(group.documents, bound, tokenizer, encoding, learned, held_out)
             else:
                 count = _generate(group, tokenizer, encoding, learned)
+            held_out.about = {"source": group.source}
             learned.about = {"source": group.source, "documents": count}
 
 
@@ -83,6 +84,14 @@ def _encode(
             writer.add(*packer.add(framed[writer]))
         count += len(framed[learned])
     return count
+
+
+def held_out_texts(group: TokenGroup, encoding: Encoding) -> Iterator[str]:
+    """Yield the documents of a group of the corpus that are held out; no tokenizer is needed to know them."""
+    assert group.documents
+    bound = _held_out_to(group.documents, encoding, at_least_one=group.number == 0)
+    for batch in _texts(group.documents, ["id", "text"]):
+        yield from (text for id_, text in batch if _chance(id_, encoding.seed) <= bound)
 
 
 def _texts(documents: Path, columns: list[str]) -> Iterator[list[tuple[str, ...]]]:

@@ -57,7 +57,7 @@ def write_tokens(
     Raises DataError when the corpus is too small to hold some of it out.
     """
     recipe, work = encoding.recipe, partial(write_group, encoding=encoding)
-    groups = list(_corpus_groups(documents))
+    groups = list(corpus_groups(documents))
     spread("encode", work, groups)
     found = _segments(encoding.directory)  # after a kill generated text too
     prose = {segment.source: segment.rows for segment in found if segment.source not in GENERATED}
@@ -72,7 +72,7 @@ def write_tokens(
     return _summary(encoding.directory, recipe, segments)
 
 
-def _corpus_groups(documents: Path) -> Iterator[TokenGroup]:
+def corpus_groups(documents: Path) -> Iterator[TokenGroup]:
     """Yield a group for each file that holds a document, the sources numbered as they come."""
     numbers: dict[str, int] = {}
     number = 0

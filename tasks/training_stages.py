@@ -1,22 +1,25 @@
 """What the worker does in each training stage: load, make batches, fit, save."""
 
+import hashlib
 import math
 import random
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from llama2_core.chat import encode_dialog
-from llama2_core.config import GRADES, LoopConfig, LoRAConfig, OptimizerConfig
+from llama2_core.config import GRADES, LoopConfig, LoRAConfig, ModelConfig
 from llama2_core.data.packing import pack_dialogs
-from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
+from llama2_core.data.sampler import bucketed_indices, step_indices
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.interop import native
 from llama2_core.interop.peft import with_adapter, write_adapter
 from llama2_core.lora import adapter_weights, add_adapters
-from llama2_core.model import Transformer
+from llama2_core.model import ScalarModel, Transformer
 from llama2_core.quantized import quantize
 from llama2_core.rlhf.pairs import Pair, mix
 from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
@@ -28,82 +31,119 @@ from llama2_core.rlhf.reward import (
 from llama2_core.rlhf.rollout import Rollout, roll_out
 from llama2_core.seeding import derive_seed, generator
 from llama2_core.tokenizer import Tokenizer
-from llama2_core.training import checkpoint, distributed
-from llama2_core.training.loop import Loss, TrainState
-from llama2_core.training.objectives import TokenBatch, next_token_objective
+from llama2_core.training import checkpoint, distributed, snapshots
+from llama2_core.training.loop import TrainState
+from llama2_core.training.objectives import TokenBatch, token_objective
 from llama2_core.training.optim import adamw
+from llama2_core.training.snapshots import Snapshots
 from storage.metrics import MetricLog, read_metrics
 from storage.shards import TokenShards
-from tasks.mixture import read_mixture, refuse_other_tokens
+from tasks.fit import Examples, Training, fit
+from tasks.mixture import read_mixture
 from tasks.recipes import FineTuneRecipe, PPORecipe, PretrainRecipe, RewardRecipe
-from tasks.stage import Stage, fit, loss_summary, new_model, new_reward_model
+from tasks.stage import Stage, as_reward_model, empty, newly_initialised, training_summary
 from tasks.tables import Prompt, read_comparisons, read_lessons, read_prompts
 
 
 def pretrain(stage: Stage) -> dict:
-    """Train the base model on token shards. Llama 2 section 2.2."""
+    """Train a base model on token shards, from nothing or from a start. Llama 2 section 2.2."""
     recipe = PretrainRecipe.model_validate(stage.recipe)
+    config, loop, start = recipe.model, recipe.loop, stage.parents.get("start")
     tokenizer = Tokenizer.load(stage.parents["tokenizer"] / "tokenizer.model")
-    if recipe.model.vocab_size != tokenizer.vocab_size:
-        raise ConfigError(
-            f"pretrain.model.vocab_size is {recipe.model.vocab_size}; the tokenizer has {tokenizer.vocab_size}"
-        )
     shards, mixture = read_mixture(stage.parents["tokens"], stage.seed)
-    if distributed.rank() == 0:
-        refuse_other_tokens(stage.checkpoints, shards.fingerprint)
-    loop = recipe.loop
-
-    def batches(step: int) -> list[TokenBatch]:
-        places = step_indices(len(mixture), loop.rows, stage.seed, step)
-        share = mixture.rows(rank_share(places, distributed.rank(), distributed.world_size()))
-        return [all_learned(shards.rows(part)) for part in split(share, loop.micro_rows)]
-
-    model = new_model(recipe.model, stage.seed)
-    objective = partial(next_token_objective, label_smoothing=recipe.label_smoothing)
-    state = fit(stage, model, objective, batches, loop)
-    checkpoint.save_model(stage.directory, model, tokenizer)
     held_out = TokenShards(stage.parents["tokens"], "validation")
-    with torch.no_grad():
-        loss: Loss = next_token_objective(state.model, all_learned(held_out.rows(np.arange(len(held_out)))))
+    row_tokens = shards.rows(np.array([0])).shape[1] - 1
+    refuse_misfits(config, tokenizer, row_tokens)
+    names = shards.sources
+
+    def collate(rows: np.ndarray, of: TokenShards) -> TokenBatch:
+        tokens = torch.from_numpy(of.rows(rows))
+        return TokenBatch(
+            tokens,
+            torch.ones_like(tokens[:, 1:], dtype=torch.bool),
+            torch.from_numpy(of.begins(rows)) if recipe.separate_documents else None,
+            torch.from_numpy(of.source_numbers(rows, names)) if len(names) > 1 else None,
+        )
+
+    training = Training(
+        objective=token_objective(recipe.label_smoothing, names),
+        examples=Examples(len(mixture), partial(collate, of=shards)),
+        order=lambda step: mixture.rows(step_indices(len(mixture), loop.rows, stage.seed, step)),
+        loop=loop,
+        row_tokens=row_tokens,
+        held_out=Examples(len(held_out), partial(collate, of=held_out)),
+        learned_from={"token shards": shards.fingerprint, "tokenizer": tokenizer.digest},
+    )
+    fill = partial(checkpoint.fill_policy, directory=start) if start else newly_initialised(stage.seed)
+    model = empty(Transformer, config)
+    state = fit(stage, model, fill, training)
+    checkpoint.save_model(stage.directory, model, tokenizer)
     return {
-        **loss_summary(stage),
+        **training_summary(stage),
         "steps": state.step,
-        "tokens": loop.steps * loop.rows * (shards.rows(np.array([0])).shape[1] - 1),
-        "parameters": sum(p.numel() for p in state.model.parameters()),
-        "validation_loss": loss.total.item() / loss.count,
+        "tokens": loop.steps * loop.rows * row_tokens,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "token_fingerprint": shards.fingerprint,
     }
 
 
+def refuse_misfits(config: ModelConfig, tokenizer: Tokenizer, row_tokens: int) -> None:
+    """Raise ConfigError where tokenizer, rows and model do not fit each other."""
+    if config.vocab_size != tokenizer.vocab_size:
+        raise ConfigError(
+            f"pretrain.model.vocab_size is {config.vocab_size}; the tokenizer has {tokenizer.vocab_size}"
+        )
+    if row_tokens > config.max_seq_len:
+        raise ConfigError(
+            f"the token shards have rows of {row_tokens} tokens and one more; pretrain.model.max_seq_len is "
+            f"{config.max_seq_len}: build shards with tokens.row_tokens {config.max_seq_len + 1}, or raise it"
+        )
+
+
 def fine_tune(stage: Stage) -> dict:
     """Fine-tune the base model on answers: demonstrations (SFT) or the best samples (rejection sampling)."""
-    recipe = FineTuneRecipe.model_validate(stage.recipe)
-    model, tokenizer = checkpoint.load_policy(stage.parents["base"])
+    recipe, base = FineTuneRecipe.model_validate(stage.recipe), stage.parents["base"]
+    config, tokenizer = checkpoint.load_config(base), Tokenizer.load(base / "tokenizer.model")
     dialogs = [dialog for _, dialog in read_lessons(stage.parents)]
     random.Random(derive_seed(stage.seed, "packing")).shuffle(dialogs)
     encoded = [encode_dialog(dialog, tokenizer) for dialog in dialogs]
-    tokens, mask, left_out = pack_dialogs(encoded, model.config.max_seq_len + 1, tokenizer.eos_id)
-    loop = epochs_loop(len(tokens), recipe.epochs, recipe.rows, recipe.optimizer)
+    kept = round(len(encoded) * (1 - recipe.validation_share))
 
-    def batches(step: int) -> list[TokenBatch]:
-        rows = step_indices(len(tokens), loop.rows, stage.seed, step)
-        share = rank_share(rows, distributed.rank(), distributed.world_size())
-        return [
-            TokenBatch(torch.from_numpy(tokens[part]), torch.from_numpy(mask[part, 1:]))
-            for part in split(share, loop.micro_rows)
-        ]
+    def packed(part: Sequence) -> tuple[Examples, np.ndarray, int]:
+        tokens, mask, begins, left_out = pack_dialogs(part, config.max_seq_len + 1, tokenizer.eos_id)
 
+        def collate(rows: np.ndarray) -> TokenBatch:
+            apart = torch.from_numpy(begins[rows]) if recipe.separate_dialogs else None
+            return TokenBatch(torch.from_numpy(tokens[rows]), torch.from_numpy(mask[rows, 1:]), apart)
+
+        return Examples(len(tokens), collate), mask, left_out
+
+    examples, mask, left_out = packed(encoded[:kept])
+    held_out, _, _ = packed(encoded[kept:])
+    loop = epochs_loop(examples.total, recipe)
+    training = Training(
+        objective=token_objective(),
+        examples=examples,
+        order=lambda step: step_indices(examples.total, loop.rows, stage.seed, step),
+        loop=loop,
+        row_tokens=config.max_seq_len,
+        held_out=held_out if held_out.total else None,
+        learned_from={"tokenizer": tokenizer.digest, "dialogs": digest_of_rows(encoded)},
+    )
     if recipe.lora:
+        model, _ = checkpoint.load_policy(base)
         if recipe.base_bits:
             quantize(model, recipe.base_bits)
         add_adapters(model, recipe.lora, generator(stage.seed, "adapters"))
-    state = fit(stage, model, next_token_objective, batches, loop)
+    else:
+        model = empty(Transformer, config)
+    state = fit(stage, model, partial(checkpoint.fill_policy, directory=base), training)
     if recipe.lora:
         _save_adapted(stage, model, recipe.lora)
     else:
         checkpoint.save_model(stage.directory, model, tokenizer)
-    facts = {"dialogs": len(dialogs), "packed_rows": len(tokens), "left_out_too_long": left_out}
-    return {**loss_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
+    facts = {"dialogs": len(dialogs), "packed_rows": examples.total, "left_out_too_long": left_out}
+    return {**training_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
 
 
 def _save_adapted(stage: Stage, model: Transformer, lora: LoRAConfig) -> None:
@@ -118,31 +158,38 @@ def _save_adapted(stage: Stage, model: Transformer, lora: LoRAConfig) -> None:
 
 def reward(stage: Stage) -> dict:
     """Train a reward model from the chat model and test it by grade. Llama 2 section 3.2.2."""
-    recipe = RewardRecipe.model_validate(stage.recipe)
-    model, tokenizer = new_reward_model(stage.parents["chat"], stage.seed)
+    recipe, chat = RewardRecipe.model_validate(stage.recipe), stage.parents["chat"]
+    config, tokenizer = checkpoint.load_config(chat), Tokenizer.load(chat / "tokenizer.model")
     sources = [path for role, path in sorted(stage.parents.items()) if role.startswith("comparisons")]
-    limit = model.config.max_seq_len
-    train, held_out = read_comparisons(sources, tokenizer, limit)
+    train, held_out = read_comparisons(sources, tokenizer, config.max_seq_len)
     other = "safety" if recipe.domain == "helpfulness" else "helpfulness"
     random_ = random.Random(derive_seed(stage.seed, "mix"))
     pairs = mix(train[recipe.domain], train[other], recipe.other_share, random_)
     if not pairs:
         raise DataError(f"there is no {recipe.domain} comparison to train on")
-    loop = epochs_loop(len(pairs), recipe.epochs, recipe.rows, recipe.optimizer)
+    loop = epochs_loop(len(pairs), recipe)
     lengths = np.array([max(len(pair.chosen), len(pair.rejected)) for pair in pairs])
 
-    def batches(step: int) -> list:
-        rows = bucketed_indices(lengths, loop.rows, stage.seed, step, loop.steps)
-        share = rank_share(rows, distributed.rank(), distributed.world_size())
-        return [
-            pair_batch([pairs[index] for index in part], recipe.reward.margin)
-            for part in split(share, loop.micro_rows)
-        ]
+    def examples(of: Sequence[Pair]) -> Examples:
+        return Examples(len(of), lambda rows: pair_batch([of[row] for row in rows], recipe.reward.margin))
 
-    state = fit(stage, model, reward_objective(recipe.reward), batches, loop)
+    training = Training(
+        objective=reward_objective(recipe.reward),
+        examples=examples(pairs),
+        order=lambda step: bucketed_indices(lengths, loop.rows, stage.seed, step, loop.steps),
+        loop=loop,
+        row_tokens=config.max_seq_len,
+        held_out=examples(held_out[recipe.domain]) if held_out[recipe.domain] else None,
+        learned_from={
+            "tokenizer": tokenizer.digest,
+            "comparisons": digest_of_rows((pair.chosen, pair.rejected) for pair in pairs),
+        },
+    )
+    model = empty(ScalarModel, config)
+    state = fit(stage, model, as_reward_model(chat, stage.seed), training)
     checkpoint.save_model(stage.directory, model, tokenizer)
     accuracy = {domain: accuracy_by_grade(model, rows) for domain, rows in held_out.items()}
-    return {**loss_summary(stage), "pairs": len(pairs), "steps": state.step, "accuracy": accuracy}
+    return {**training_summary(stage), "pairs": len(pairs), "steps": state.step, "accuracy": accuracy}
 
 
 def accuracy_by_grade(model: torch.nn.Module, pairs: list[Pair]) -> dict[str, dict[str, float]]:
@@ -173,7 +220,9 @@ def proximal(stage: Stage) -> dict:
     judges = Judges(reference, helpfulness, safety)
     model = ActorCritic(policy, value_model)
     state = TrainState(model, adamw(model, recipe.optimizer))
-    checkpoint.resume(stage.checkpoints, state)
+    kept = Snapshots(stage.checkpoints, stage.execution.kept_checkpoints)
+    if newest := kept.newest():
+        snapshots.load(newest, state)
     updates = recipe.ppo.batch_rows // recipe.ppo.mini_batch_rows
     looks = Looks(stage.directory, state.step // updates)
 
@@ -201,10 +250,11 @@ def proximal(stage: Stage) -> dict:
             row |= {
                 f"held_out_{name}": value for name, value in looks.rows[-1].items() if name != "iteration"
             }
-            checkpoint.save_checkpoint(stage.checkpoints, state)
+            kept.save(state, {})
         log.append(row)
         if not goes_on:
             break
+    kept.wait()
     return {"iterations": state.step // updates, "first": looks.rows[0], "best": looks.best()}
 
 
@@ -219,7 +269,7 @@ def _sample(
     seeds = [derive_seed(stage.seed, "rollout", iteration, index) for index in range(len(prompts))]
     config = recipe.sampling.at(recipe.ppo.temperature)
     rows = [prompt.tokens for prompt in prompts]
-    rollout = roll_out(policy, rows, seeds, config, tokenizer.eos_id, stage.slots)
+    rollout = roll_out(policy, rows, seeds, config, tokenizer.eos_id, stage.execution.slots)
     return rollout, torch.tensor([prompt.safety for prompt in prompts])
 
 
@@ -250,18 +300,17 @@ class Looks:
         return len(self.rows) - 1 - self.rows.index(self.best()) if self.rows else 0
 
 
-def all_learned(tokens: np.ndarray) -> TokenBatch:
-    rows = torch.from_numpy(tokens)
-    return TokenBatch(rows, torch.ones_like(rows[:, 1:], dtype=torch.bool))
-
-
-def split(indices: np.ndarray, micro_rows: int) -> list[np.ndarray]:
-    """Cut a batch into micro-batches of at most `micro_rows`."""
-    return np.array_split(indices, math.ceil(len(indices) / micro_rows))
-
-
-def epochs_loop(total: int, epochs: int, rows: int, optimizer: OptimizerConfig) -> LoopConfig:
-    """Return the loop that passes over `total` rows `epochs` times."""
+def epochs_loop(total: int, recipe: FineTuneRecipe | RewardRecipe) -> LoopConfig:
+    """Return the loop that passes over `total` rows as often as the recipe says."""
     if total == 0:
         raise DataError("there is nothing to train on")
-    return LoopConfig(steps=math.ceil(total * epochs / rows), rows=rows, optimizer=optimizer)
+    steps = math.ceil(total * recipe.epochs / recipe.rows)
+    return LoopConfig(steps=steps, rows=recipe.rows, precision=recipe.precision, optimizer=recipe.optimizer)
+
+
+def digest_of_rows(rows: Iterable[Any]) -> str:
+    """Return the SHA-256 of encoded examples, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr(row).encode())
+    return digest.hexdigest()

@@ -25,6 +25,8 @@ from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import sampling_stages, training_stages
+from tasks.runtime import Execution
+from tasks.signs import noted
 from tasks.stage import Stage
 
 STAGES = {
@@ -60,24 +62,32 @@ def serve() -> None:
 
 def perform(directory: Path) -> None:
     """Do one stage, and say DONE."""
+    with noted(directory, int(os.environ.get("RANK", "0"))):
+        _perform(directory)
+
+
+def _perform(directory: Path) -> None:
     meter = Meter()
     job = json.loads((directory / "job.json").read_text())
-    torch.set_num_threads(job["settings"]["threads"])
-    distributed.start()
+    execution = Execution.model_validate(job["settings"])
+    torch.set_num_threads(execution.threads)
+    distributed.start(execution.silence_seconds)
     seed_everything(derive_seed(job["seed"], job["kind"], "torch", distributed.rank()))
     stage = Stage(
         directory=directory,
         recipe=job["recipe"],
         seed=job["seed"],
-        parents={role: Path(path) for role, path in job["parents"].items()},
-        **job["settings"],
+        parents={role: directory / path for role, path in job["parents"].items()},
+        execution=execution,
     )
     summary = STAGES[job["kind"]](stage)
-    used = torch.tensor([meter.cpu_seconds(), meter.peak_memory_bytes()], dtype=torch.float64)
-    cpu_seconds, memory = distributed.sum_across_ranks(used).tolist()
+    on_gpu = distributed.device().type == "cuda"
+    used = torch.tensor([meter.cpu_seconds(), meter.peak_memory_bytes(), on_gpu], dtype=torch.float64)
+    cpu_seconds, memory, accelerators = distributed.sum_across_ranks(used).tolist()
     distributed.stop()
     if os.environ.get("RANK", "0") == "0":
         done = {"summary": summary, "cpu_seconds": cpu_seconds, "peak_memory_bytes": int(memory)}
+        done["accelerators"] = int(accelerators)
         atomic_write(directory / "DONE", json.dumps(done).encode())
 
 

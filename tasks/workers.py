@@ -7,14 +7,24 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.process import die_with_parent
+from tasks.signs import forget
 
 DONE, LOG = "DONE", "worker.log"
 WORKER = "tasks.worker"
+GRACE_SECONDS = 25.0
+"""Between asking a worker to end and killing it; spot machines and Kubernetes leave 30 s."""
+RANKS_SECONDS = 20
+"""The same between torchrun and its ranks: it is killed itself, without a word, when it takes longer than we wait."""
+LEAVING_SECONDS = 5.0
+"""For torchrun to end by itself after its stage is done."""
+LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
 _waiting: dict[int, list[subprocess.Popen[str]]] = {}
 """Threads -> processes that have nothing to do. They end when this process does: their input ends."""
@@ -35,26 +45,97 @@ class Worker:
 
 @contextmanager
 def at_work(directory: Path, processes: int, threads: int) -> Iterator[Worker]:
-    """Set a worker on a stage's directory; unless it is done on the way out, kill it and what it started."""
-    (directory / DONE).unlink(missing_ok=True)
+    """Set a worker on a stage's directory; unless it is done on the way out, end it and what it started.
+
+    It is asked first: a training loop saves its state then.
+    """
+    clear(directory)
     if processes == 1:
-        process = _idle(threads) or _start(["-m", WORKER], threads)
-        assert process.stdin
-        process.stdin.write(f"{directory.absolute()}\n")
-        process.stdin.flush()
-    else:
-        runner = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        with (directory / LOG).open("ab") as log:
-            process = _start([*runner, "-m", WORKER, str(directory.absolute())], threads, log.fileno())
+        with _serving(directory, threads) as worker:
+            yield worker
+        return
+    # torchrun's own store would listen on all of the machine's addresses: agents and ranks meet in files instead
+    with tempfile.TemporaryDirectory(prefix="ranks-") as meeting:
+        endpoint = f"--rdzv-endpoint={meeting}/agents"
+        arguments = ["--rdzv-backend=c10d", "--rdzv-conf=store_type=file", endpoint, "--rdzv-id=alone"]
+        environment = {
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "RENDEZVOUS_FILE": f"{meeting}/ranks",
+            "GLOO_SOCKET_IFNAME": LOOPBACK,
+        }
+        with torchrun(directory, processes, threads, arguments, environment, directory / LOG) as worker:
+            yield worker
+
+
+@contextmanager
+def torchrun(
+    directory: Path,
+    processes: int,
+    threads: int,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+) -> Iterator[Worker]:
+    """Run this machine's ranks of a stage; on the way out end them. What the user has set in the environment stays."""
+    runner = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", *arguments]
+    command = [*runner, f"--shutdown-timeout={RANKS_SECONDS}", "-m", WORKER, str(directory.absolute())]
+    with log.open("ab") as output:
+        process = _start(command, threads, output.fileno(), environment)
     worker = Worker(process, directory)
     try:
         yield worker
     finally:
-        if processes == 1 and worker.status() == 0:
+        if worker.status() == 0:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVING_SECONDS)
+        _end(process)
+
+
+def clear(directory: Path) -> None:
+    """Remove what an earlier try said of its end."""
+    (directory / DONE).unlink(missing_ok=True)
+    forget(directory)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that it ends workers too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _serving(directory: Path, threads: int) -> Iterator[Worker]:
+    """Give the stage to a process that waits for one, or to a new one."""
+    process = _idle(threads) or _start(["-m", WORKER], threads)
+    assert process.stdin
+    process.stdin.write(f"{directory.absolute()}\n")
+    process.stdin.flush()
+    worker = Worker(process, directory)
+    try:
+        yield worker
+    finally:
+        if worker.status() == 0:
             _waiting.setdefault(threads, []).append(process)
-        elif process.poll() is None:
+        else:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask a process to end, and kill it with its group when it does not."""
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def _idle(threads: int) -> subprocess.Popen[str] | None:
@@ -66,7 +147,12 @@ def _idle(threads: int) -> subprocess.Popen[str] | None:
     return None
 
 
-def _start(arguments: list[str], threads: int, output: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+def _start(
+    arguments: Sequence[str],
+    threads: int,
+    output: int = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen[str]:
     """Start Python in a process group that dies with this process."""
     return subprocess.Popen(
         [sys.executable, *arguments],
@@ -74,7 +160,7 @@ def _start(arguments: list[str], threads: int, output: int = subprocess.DEVNULL)
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        env={**(environment or {}), **os.environ, "OMP_NUM_THREADS": str(threads)},
         start_new_session=True,
         preexec_fn=die_with_parent,
     )

@@ -1,5 +1,6 @@
 """Small real things that many tests need."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from storage.shards import ShardWriter
 from tasks.mixture import write_mixture
 
 torch.set_num_threads(2)
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 WORDS = [
     "the",
@@ -60,6 +62,7 @@ def write_tokens(tokenizer: Tokenizer) -> Callable[[Path, np.ndarray], None]:
                 directory / f"{name}-00000.parquet", rows.shape[1], tokenizer.vocab_size
             ) as shard:
                 shard.add(part, begins[: len(part)])
+                shard.about = {"source": "test"}
         write_mixture(directory, [Segment(source="test", first_row=0, rows=len(rows), draws=len(rows))])
 
     return write

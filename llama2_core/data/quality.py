@@ -18,21 +18,24 @@ from llama2_core.data.page import Findings, Page
 
 
 class QualityRules(Record):
-    """All thresholds of the quality step."""
+    """All thresholds of the quality step; null leaves a group of rules out.
 
-    gopher: GopherQuality = GopherQuality()
+    They were made for English: Gopher's count words between spaces, and its stop words are English.
+    """
+
+    gopher: GopherQuality | None = GopherQuality()
     """Length, words, symbols, bullets, stop words."""
-    repetition: GopherRepetition = GopherRepetition()
+    repetition: GopherRepetition | None = GopherRepetition()
     """Repeated lines, paragraphs and n-grams."""
-    c4: C4Rules = C4Rules()
+    c4: C4Rules | None = C4Rules()
     """Placeholder text, braces, lines that are no sentences."""
     fineweb: FineWebRules | None = None
-    """Lists, menus and boilerplate. Absent: these rules are left out, since they drop poems, tables and code."""
+    """Lists, menus and boilerplate. They drop poems, tables and code."""
 
 
 def check_quality(document: Document, rules: QualityRules) -> Verdict:
     """Strip the lines that the rules refuse, and drop the document if what is left breaks one."""
-    text = strip_lines(document.text, rules.c4)
+    text = strip_lines(document.text, rules.c4) if rules.c4 else document.text
     return quality_verdict(text, rules) or (
         document if text == document.text else replace(document, text=text)
     )
@@ -47,9 +50,9 @@ def quality_findings(text: str, rules: QualityRules) -> Findings:
     """Yield every rule, the cheap ones first; those behind a broken one may find nothing to divide by."""
     page = Page(text)
     return chain(
-        length_findings(page, rules.gopher),
-        page_findings(page, rules.c4),
-        shape_findings(page, rules.gopher),
-        repetition_findings(page, rules.repetition),
+        length_findings(page, rules.gopher) if rules.gopher else (),
+        page_findings(page, rules.c4) if rules.c4 else (),
+        shape_findings(page, rules.gopher) if rules.gopher else (),
+        repetition_findings(page, rules.repetition) if rules.repetition else (),
         list_findings(page, rules.fineweb) if rules.fineweb else (),
     )

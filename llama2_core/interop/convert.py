@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from llama2_core.config import ModelConfig, Record, Variant
@@ -97,16 +97,11 @@ def assembled(
 ) -> Transformer:
     """Return the model with all its weights in memory, read one after the other."""
     with torch.device("meta"):
-        model = Transformer(opened.config)
-    for name, parameter in list(model.named_parameters()):
-        owner, _, leaf = name.rpartition(".")
-        weight = torch.empty_like(parameter, dtype=dtype, device=device, requires_grad=False)
-        weight.copy_(opened.tensors[name].load())
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(weight))
-    if opened.config.tied_embeddings:
-        model.output.weight = model.tok_embeddings.weight
-    bare = Transformer(opened.config.model_copy(update={"n_layers": 0, "vocab_size": 1}))
-    model.table = bare.table.to(device)  # not a weight, so in no file
+        model = Transformer(opened.config).to(dtype)
+    model.to_empty(device=device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(opened.tensors[name].load())
     return model.eval()
 
 

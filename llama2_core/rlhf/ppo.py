@@ -129,13 +129,14 @@ def ppo_objective(config: PPOConfig) -> Callable[[nn.Module, Experience], Loss]:
         with torch.no_grad():
             log_ratio = logprobs - batch.logprobs
             clipped = ((log_ratio.exp() - 1).abs() > config.clip_range) * mask
+            count = int(mask.sum())
             metrics = {
-                "policy_loss": (policy * mask).sum().item(),
-                "value_loss": (value * mask).sum().item(),
-                "clip_fraction": clipped.sum().item(),
-                "update_kl": (((log_ratio.exp() - 1) - log_ratio) * mask).sum().item(),
+                "policy_loss": ((policy * mask).sum(), count),
+                "value_loss": ((value * mask).sum(), count),
+                "clip_fraction": (clipped.sum(), count),
+                "update_kl": ((((log_ratio.exp() - 1) - log_ratio) * mask).sum(), count),
             }
-        return Loss(total, int(mask.sum()), metrics)
+        return Loss(total, count, metrics)
 
     return objective
 

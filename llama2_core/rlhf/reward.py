@@ -69,7 +69,7 @@ def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
         if config.safety_auxiliary_weight:
             auxiliary = safety_auxiliary_loss(scores, batch.safe).sum() / 2
             total = total + config.safety_auxiliary_weight * auxiliary
-        return Loss(total, len(chosen), {"accuracy": float((chosen > rejected).sum())})
+        return Loss(total, len(chosen), {"accuracy": ((chosen > rejected).sum(), len(chosen))})
 
     return objective
 
@@ -77,13 +77,15 @@ def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:
 @torch.inference_mode()
 def score_rows(model: nn.Module, rows: Sequence[Sequence[int]], batch_rows: int = 128) -> list[float]:
     """Return the raw score of every row of tokens, batched by length; equal rows are scored once."""
+    device = next(model.parameters()).device
     keys = [tuple(row) for row in rows]
     unique = sorted(set(keys), key=lambda key: (len(key), key))
     scores: dict[tuple[int, ...], float] = {}
     for start in range(0, len(unique), batch_rows):
         chunk = unique[start : start + batch_rows]
         last = torch.tensor([len(row) - 1 for row in chunk])
-        scores |= zip(chunk, sequence_scores(model, pad_right(chunk), last).tolist(), strict=True)
+        found = sequence_scores(model, pad_right(chunk).to(device), last.to(device))
+        scores |= zip(chunk, found.tolist(), strict=True)
     return [scores[key] for key in keys]
 
 

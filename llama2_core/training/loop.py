@@ -1,7 +1,9 @@
 """The one training loop. Pretraining, SFT and reward modelling differ in objective and batches only."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -20,8 +22,8 @@ class Loss:
     """Loss summed over what is counted, with gradient."""
     count: int
     """How many positions (or pairs) were summed."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """Further sums over the same count."""
+    metrics: Mapping[str, tuple[Tensor | float, Tensor | float]] = field(default_factory=dict)
+    """Further sums, each with the count that it is a mean over; every micro-batch has the same names."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,12 @@ class Report:
     gradient_norm: float
     """Before clipping."""
     count: int
+    """What the loss is a mean over."""
+    applied: bool
+    """Whether weights changed: they do not when loss or gradient is not finite."""
     metrics: dict[str, float]
+    data_seconds: float
+    """Waiting for the batch, on this rank."""
 
 
 @dataclass
@@ -45,6 +52,8 @@ class TrainState:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
+    left_out: set[int] = field(default_factory=set)
+    """Steps whose batches are not learned from, because they broke the run once."""
 
 
 Objective = Callable[[nn.Module, Any], Loss]
@@ -54,9 +63,16 @@ Batches = Callable[[int], Sequence[Any]]
 
 def train(state: TrainState, objective: Objective, batches: Batches, config: LoopConfig) -> Iterator[Report]:
     """Update the model until `config.steps`, yielding a Report a step. The caller logs, saves and stops."""
-    state.model.train()
     while state.step < config.steps:
-        yield optimizer_step(state, objective, batches(state.step), config.optimizer, config.steps)
+        if state.step in state.left_out:
+            state.step += 1
+            continue
+        state.model.train()
+        started = time.perf_counter()
+        micro_batches = batches(state.step)
+        waited = time.perf_counter() - started
+        report = optimizer_step(state, objective, micro_batches, config.optimizer, config.steps)
+        yield replace(report, data_seconds=waited)
     state.model.eval()
 
 
@@ -68,37 +84,83 @@ def optimizer_step(
     steps: int,
 ) -> Report:
     """Accumulate the gradient of the summed loss, divide once by the global count, clip, update."""
-    sums: dict[str, float] = {"loss": 0.0, "count": 0.0}
+    sums = Sums()
     for batch in micro_batches:
         loss = objective(state.model, batch)
         loss.total.backward()
-        step_sums = {"loss": loss.total.item(), "count": loss.count, **loss.metrics}
-        for name, value in step_sums.items():
-            sums[name] = sums.get(name, 0.0) + value
-    names = sorted(sums)
-    totals = distributed.sum_across_ranks(torch.tensor([sums[name] for name in names], dtype=torch.float64))
-    means = dict(zip(names, totals.tolist(), strict=True))
-    count = means.pop("count")
+        sums.add(loss)
+    loss, count, metrics = sums.means()
     # FSDP averages gradients over ranks: undo that, and divide by what all ranks counted.
-    scale_gradients(state.model, distributed.world_size() / count)
-    norm = distributed.full(nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm))
+    norm = scale_and_clip(state.model, distributed.world_size() / count, config.clip_norm)
     rate = learning_rate(state.step, steps, config)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
+    applied = math.isfinite(loss) and math.isfinite(norm)
+    if applied:
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    return Report(
-        step=state.step,
-        loss=means.pop("loss") / count,
-        learning_rate=rate,
-        gradient_norm=norm.item(),
-        count=int(count),
-        metrics={name: value / count for name, value in means.items()},
-    )
+    return Report(state.step, loss, rate, norm, int(count), applied, metrics, data_seconds=0.0)
 
 
-def scale_gradients(model: nn.Module, factor: float) -> None:
-    for parameter in model.parameters():
-        if parameter.grad is not None:
-            parameter.grad.mul_(factor)
+class Sums:
+    """Adds up micro-batches, then ranks; one transfer from the GPU and one collective a step."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[Tensor]] = {}
+
+    def add(self, loss: Loss, weight: float = 1.0) -> None:
+        """Count a micro-batch, or with weight 0 none of it, where this rank has one fewer than others."""
+        device = loss.total.device
+        for name, pair in {"": (loss.total.detach(), loss.count), **loss.metrics}.items():
+            values = [torch.as_tensor(value, dtype=torch.float64, device=device) for value in pair]
+            self._sums.setdefault(name, []).append(torch.stack(values) * weight)
+
+    def means(self) -> tuple[float, float, dict[str, float]]:
+        """Return the mean loss over all ranks, its count, and the means of all metrics that counted anything."""
+        names = sorted(self._sums)
+        totals = torch.stack([torch.stack(self._sums[name]).sum(0) for name in names])
+        values = dict(zip(names, distributed.sum_across_ranks(totals).tolist(), strict=True))
+        total, count = values.pop("")
+        return total / count, count, {name: a / n for name, (a, n) in values.items() if n}
+
+
+@torch.no_grad()
+def mean_losses(
+    model: nn.Module, objective: Objective, micro_batches: Iterable[tuple[Any, float]]
+) -> tuple[float, dict[str, float]]:
+    """Return the mean loss and metrics over all ranks of batches, each with its weight 1 or 0, without learning.
+
+    Under sharding every rank must bring as many.
+    """
+    model.eval()
+    sums = Sums()
+    for batch, weight in micro_batches:
+        sums.add(objective(model, batch), weight)
+    distributed.reshard(model)
+    loss, _, metrics = sums.means()
+    return loss, metrics
+
+
+def scale_and_clip(model: nn.Module, factor: float, largest: float) -> float:
+    """Multiply gradients by the factor, then scale them to a global norm of at most `largest`; return it before.
+
+    Tensor parallelism leaves some parameters whole, on a mesh of their own: a norm for each mesh.
+    """
+    by_mesh: dict[Any, list[Tensor]] = {}
+    for gradient in [parameter.grad for parameter in model.parameters() if parameter.grad is not None]:
+        by_mesh.setdefault(getattr(gradient, "device_mesh", None), []).append(gradient)
+    norms = [distributed.full(nn.utils.get_total_norm(group)) for group in by_mesh.values()]
+    norm = torch.stack(norms).norm().item() * factor
+    for group in by_mesh.values():
+        torch._foreach_mul_(group, factor * min(1.0, largest / (norm + 1e-6)))  # type: ignore
+    return norm
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """Return a batch, a dataclass of tensors, on the device."""
+    if device.type == "cpu":
+        return batch
+    there = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    there = {name: value.to(device, non_blocking=True) for name, value in there.items() if value is not None}
+    return replace(batch, **there)

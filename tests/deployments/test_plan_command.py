@@ -79,7 +79,8 @@ def test_paper_profiles_pretrain_as_the_paper(size: str) -> None:
             "1024",
             "--stage",
             "pretr",
-            "--checkpointing",
+            "--set",
+            "runtime.activation_checkpointing=true",
         ),
     ],
 )

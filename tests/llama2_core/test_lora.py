@@ -15,10 +15,11 @@ from llama2_core.lora import LoRALinear, adapter_weights, add_adapters
 from llama2_core.model import Transformer
 from llama2_core.quantized import quantize
 from llama2_core.tokenizer import Tokenizer
-from llama2_core.training import checkpoint
+from llama2_core.training import checkpoint, snapshots
 from llama2_core.training.loop import TrainState, train
 from llama2_core.training.objectives import TokenBatch, next_token_objective
 from llama2_core.training.optim import adamw
+from llama2_core.training.snapshots import Snapshots
 
 TOKENS = torch.randint(3, 300, (8, 24), generator=torch.Generator().manual_seed(1))
 BATCH = TokenBatch(TOKENS, torch.ones_like(TOKENS[:, 1:], dtype=torch.bool))
@@ -88,7 +89,9 @@ def test_an_adapter_resumes_bit_for_bit_and_its_checkpoint_holds_no_frozen_weigh
         state, next_token_objective, lambda _: [BATCH], LOOP.model_copy(update={"steps": 10})
     ):
         if report.step == 4:
-            checkpoint.save_checkpoint(tmp_path, state)
+            kept = Snapshots(tmp_path)
+            kept.save(state, {})
+            kept.wait()
             break
     size = sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors"))
     assert size < 3.5 * 4 * sum(p.numel() for p in checkpoint.trained(model).values()) + 20_000
@@ -97,7 +100,7 @@ def test_an_adapter_resumes_bit_for_bit_and_its_checkpoint_holds_no_frozen_weigh
     add_adapters(other, LORA.model_copy(update={"dropout": 0.3}), torch.Generator().manual_seed(9))
     again = TrainState(other, adamw(other, LOOP.optimizer))
     torch.manual_seed(77)
-    assert checkpoint.resume(tmp_path, again)
+    snapshots.load(tmp_path / "step-00000004", again)
     list(train(again, next_token_objective, lambda _: [BATCH], LOOP.model_copy(update={"steps": 10})))
     for name, (a, b) in adapter_weights(straight).items():
         assert torch.equal(a, adapter_weights(other)[name][0])

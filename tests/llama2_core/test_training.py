@@ -13,10 +13,11 @@ from llama2_core.data.sampler import bucketed_indices, rank_share, step_indices
 from llama2_core.errors import CheckpointError
 from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
-from llama2_core.training import checkpoint
+from llama2_core.training import checkpoint, snapshots
 from llama2_core.training.loop import TrainState, train
 from llama2_core.training.objectives import TokenBatch, next_token_objective
 from llama2_core.training.optim import adamw, learning_rate
+from llama2_core.training.snapshots import Snapshots
 
 LOOP = LoopConfig(steps=8, rows=8, optimizer=OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=2))
 ROWS = torch.randint(3, 300, (40, 17), generator=torch.Generator().manual_seed(3))
@@ -63,28 +64,19 @@ def test_accumulation_does_not_change_the_result(config: ModelConfig) -> None:
 def test_resume_is_bit_exact(config: ModelConfig, tmp_path: Path) -> None:
     straight = state_of(config)
     list(train(straight, next_token_objective, batches(4), LOOP))
-    broken = state_of(config)
+    broken, kept = state_of(config), Snapshots(tmp_path)
     for report in train(broken, next_token_objective, batches(4), LOOP):
-        checkpoint.save_checkpoint(tmp_path, broken)
+        kept.save(broken, {})
         if report.step == 5:
             break
-    resumed = state_of(config)
-    assert checkpoint.resume(tmp_path, resumed)
+    kept.wait()
+    resumed, newest = state_of(config), kept.newest()
+    assert newest
+    snapshots.load(newest, resumed)
     assert resumed.step == 5
     list(train(resumed, next_token_objective, batches(4), LOOP))
     for a, b in zip(straight.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
-
-
-def test_a_torn_checkpoint_is_passed_over(config: ModelConfig, tmp_path: Path) -> None:
-    state = state_of(config)
-    for _ in train(state, next_token_objective, batches(8), LOOP):
-        checkpoint.save_checkpoint(tmp_path, state)
-    newest = checkpoint.checkpoints(tmp_path)[-1] / "state.safetensors"
-    newest.write_bytes(newest.read_bytes()[:1000])
-    resumed = state_of(config)
-    assert checkpoint.resume(tmp_path, resumed)
-    assert resumed.step == LOOP.steps - 1
 
 
 def test_model_directories_round_trip(config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -150,9 +142,10 @@ def test_packing_dialogs_keeps_them_whole() -> None:
         ([6], [True]),
         ([7] * 9, [True] * 9),
     ]
-    tokens, mask, left_out = pack_dialogs(dialogs, 5, fill=0)
+    tokens, mask, begins, left_out = pack_dialogs(dialogs, 5, fill=0)
     assert tokens.tolist() == [[1, 2, 3, 4, 5], [6, 0, 0, 0, 0]]
     assert mask.astype(int).tolist() == [[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]
+    assert begins.astype(int).tolist() == [[1, 0, 1, 0, 0], [1, 0, 0, 0, 0]]
     assert left_out == 1
 
 

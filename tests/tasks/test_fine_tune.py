@@ -13,6 +13,7 @@ from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 from storage.schemas import DEMONSTRATIONS, write_table
 from tasks.recipes import FineTuneRecipe
+from tasks.runtime import Execution
 from tasks.stage import Stage
 from tasks.tables import dialog_to_json
 from tasks.training_stages import fine_tune
@@ -49,7 +50,7 @@ def test_the_saved_model_is_the_base_with_the_adapter_merged(
     directory = tmp_path / "chat"
     directory.mkdir()
     told = recipe.model_dump(mode="json")
-    stage = Stage(directory, told, 5, parents, threads=1, slots=8, log_every=1, checkpoint_every=100)
+    stage = Stage(directory, told, 5, parents, Execution(threads=1, log_every=1))
     summary = fine_tune(stage)
     assert summary["final_loss"] < summary["first_loss"]
     saved, _ = load(directory)

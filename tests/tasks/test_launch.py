@@ -104,7 +104,7 @@ def pretraining(runtime: Runtime, tokenizer: Tokenizer, write_tokens: WriteToken
     model = ModelConfig(
         vocab_size=tokenizer.vocab_size, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, multiple_of=16, max_seq_len=64
     )  # fmt: skip
-    recipe = PretrainRecipe(model=model, loop=LoopConfig(steps=6, rows=8, micro_rows=4, optimizer=OPTIMIZER))
+    recipe = PretrainRecipe(model=model, loop=LoopConfig(steps=6, rows=8, optimizer=OPTIMIZER))
     parents = {"tokens": made("tokens", runtime, tokens), "tokenizer": made("tokenizer", runtime, vocabulary)}
     return Job("base", "base", recipe, 5, parents, processes=processes)
 

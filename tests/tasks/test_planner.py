@@ -116,7 +116,10 @@ def test_ranks_are_no_more_than_rows() -> None:
 
 
 def test_checkpointing_saves_activations_and_costs_time(planned: dict[str, Plan]) -> None:
-    kept = {each.workload.stage: each for each in plans(Llama2Recipe(), Runtime(), CLUSTER, True)}
+    kept = {
+        each.workload.stage: each
+        for each in plans(Llama2Recipe(), Runtime(activation_checkpointing=True), CLUSTER)
+    }
     for stage in ("pretraining", "PPO"):
         assert kept[stage].memory.activations < planned[stage].memory.activations / 2
         assert kept[stage].hours > planned[stage].hours

@@ -36,6 +36,9 @@ def facts() -> ReportFacts:
                 wall_seconds=3.0,
                 cpu_seconds=2.0,
                 peak_memory_bytes=10**9,
+                energy_watt_hours=1.0,
+                co2_grams=0.4,
+                energy_method="hours of cores x 15 W",
                 parents={"chat": f"chat/{'beef' * 16}"},
             )
         ],
@@ -72,6 +75,7 @@ def facts() -> ReportFacts:
         wall_seconds=60.0,
         energy_watt_hours=1.0,
         co2_grams=0.4,
+        energy_methods=["hours of cores x 15 W"],
         peak_memory_bytes=1_200_000_000,
     )
 
@@ -94,6 +98,7 @@ def test_dialogs_show_the_base_model_and_earlier_turns(page: str) -> None:
 
 def test_measures_are_called_what_they_are(page: str) -> None:
     assert "1.2 GB of memory in any one process" in page
+    assert "1.0 Wh and 0.4 g CO₂ (hours of cores x 15 W)" in page
     assert "ranking loss, plus the auxiliary loss" in page
     assert "25.0 (50 of 200)" in page
 
