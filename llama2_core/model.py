@@ -284,7 +284,7 @@ class Transformer(nn.Module):
             positions = window.positions
         x, rotary = self.embed(tokens, positions)
         for layer, block in enumerate(self.layers):
-            x = block(x, rotary, window, layer)
+            x = block(x, rotary, window, layer if cache else 0)  # else each layer is compiled anew
         return self.norm(x)
 
     def embed(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
