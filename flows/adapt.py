@@ -8,6 +8,8 @@ from flows.corpus import corpus, tokenizer, tokens
 from flows.sft import sft
 from tasks.adapt import adaptation, continued, export, start
 from tasks.adapt_recipe import AdaptRecipe
+from tasks.launch import Job
+from tasks.loss_mask_linter import lint_loss_masks
 from tasks.own import own_dialogs, own_model
 from tasks.runtime import Runtime
 
@@ -26,6 +28,7 @@ def adapt(
     documents = corpus(recipe.corpus, runtime)
     added = tokenizer(recipe.vocabulary, documents, runtime) if recipe.vocabulary else ""
     began = start(recipe.start, imported, added, runtime)
+    lint_loss_masks(Job("fine-tuning", "chat", recipe.sft, seed, {"base": began, "dialogs": talk}), runtime)
     shards = tokens(recipe.tokens, documents, began, seed, runtime, recipe.corpus.weights)
     base = continued(recipe.pretrain, began, shards, seed, runtime)
     models = {"imported": imported, "start": began, "continued": base}

@@ -1,8 +1,8 @@
 """Adaptation of a trained model: its start, continued pretraining, how far it came, and its export."""
 # ruff: noqa: PLC0415  (torch takes seconds)
 
+import random
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from llama2_core.config import ModelConfig, Record
 from llama2_core.errors import DataError
+from llama2_core.seeding import derive_seed
 from tasks.adapt_recipe import ContinueRecipe, Format, StartRecipe
 from tasks.launch import Job, build, find
 from tasks.recipes import PretrainRecipe, TokensRecipe
@@ -31,6 +32,8 @@ class ExportRecipe(Record):
 @task(name="start", task_run_name="start", cache_policy=NO_CACHE)
 def start(recipe: StartRecipe, model: str, added: str, runtime: Runtime) -> str:
     """Add another tokenizer's pieces (none, if `added` is empty) and lengthen the context, as the recipe says."""
+    if not added and not recipe.context:
+        return model
     parents = {"model": model} | ({"added": added} if added else {})
 
     def work(directory: Path) -> dict[str, Any]:
@@ -70,13 +73,13 @@ def adaptation(recipe: TokensRecipe, models: dict[str, str], corpus: str, seed: 
         import torch
 
         from llama2_core.evaluation.compression import compress
-        from llama2_core.training.checkpoint import load_policy
+        from llama2_core.training.checkpoint import load_config, load_policy
 
         torch.set_num_threads(runtime.threads)
         texts = held_out(recipe, find(corpus, runtime).file("documents"), seed)
-        loaded = {name: load_policy(find(model, runtime).path) for name, model in models.items()}
-        window = min(model.config.max_seq_len for model, _ in loaded.values())
-        found = {name: compress(*pair, texts, window) for name, pair in loaded.items()}
+        paths = {name: find(model, runtime).path for name, model in models.items()}
+        window = min(load_config(path).max_seq_len for path in paths.values())
+        found = {name: compress(*load_policy(path), texts, window) for name, path in paths.items()}
         return {
             "held_out_documents": len(texts),
             "held_out_characters": sum(map(len, texts)),
@@ -94,15 +97,14 @@ def adaptation(recipe: TokensRecipe, models: dict[str, str], corpus: str, seed: 
 
 
 def held_out(recipe: TokensRecipe, documents: Path, seed: int) -> list[str]:
-    """Return the texts that the tokens stage holds out, whatever the tokenizer."""
+    """Return texts that the tokens stage holds out, whatever the tokenizer; a sample of many."""
     encoding = Encoding(recipe, Path(), seed, 1, Path())
-    found = (text for group in corpus_groups(documents) for text in held_out_texts(group, encoding))
-    texts = [text for text in islice(found, MEASURED_DOCUMENTS) if text]
+    texts = [text for group in corpus_groups(documents) for text in held_out_texts(group, encoding) if text]
     if not texts:
         raise DataError(
             f"the corpus holds out no document: raise tokens.validation_share, now {recipe.validation_share:g}"
         )
-    return texts
+    return random.Random(derive_seed(seed, "measured")).sample(texts, min(len(texts), MEASURED_DOCUMENTS))
 
 
 @task(name="export", task_run_name="export to {format}", cache_policy=NO_CACHE)

@@ -1,8 +1,8 @@
 """What defines an adaptation: a trained model goes on learning, another language say. No prefect, no torch."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import model_validator
 
 from llama2_core.config import LoopConfig, OptimizerConfig, Positive, Record, RopeScaling
 from tasks.corpus_recipe import CorpusRecipe
@@ -53,5 +53,14 @@ class AdaptRecipe(Record):
     """Continued pretraining."""
     sft: FineTuneRecipe = FineTuneRecipe()
     """Fine-tuning on dialogs, all weights or adapters."""
-    export: tuple[Format, ...] = Field(default=("huggingface",))
+    export: tuple[Format, ...] = ("huggingface",)
     """Formats in which the chat model leaves."""
+
+    @model_validator(mode="after")
+    def _formats_know_the_positions(self) -> Self:
+        scaling = self.start.context.rope_scaling if self.start.context else None
+        if scaling and "meta" in self.export:
+            raise ValueError("export: Meta's format has no rope_scaling; leave it out, or the scaling")
+        if scaling and scaling.method != "linear" and "gguf" in self.export:
+            raise ValueError(f"export: GGUF knows linear rope_scaling only, not {scaling.method}")
+        return self

@@ -8,6 +8,9 @@ from llama2_core.evaluation.likelihood import completion_logprobs
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 
+BATCH_TOKENS = 2048
+"""Scored at once."""
+
 
 @dataclass(frozen=True)
 class Compression:
@@ -28,7 +31,7 @@ class Compression:
 
 
 def compress(
-    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], window_tokens: int, batch_rows: int = 32
+    model: Transformer, tokenizer: Tokenizer, texts: Sequence[str], window_tokens: int
 ) -> Compression:
     """Return what texts take: each begins with BOS, and longer ones are read in windows without what came before.
 
@@ -36,7 +39,7 @@ def compress(
     """
     encoded = tokenizer.encode_many(texts)
     pairs = [pair for ids in encoded for pair in windows([tokenizer.bos_id, *ids], window_tokens)]
-    nats = -math.fsum(completion_logprobs(model, pairs, batch_rows))
+    nats = -math.fsum(completion_logprobs(model, pairs, max(1, BATCH_TOKENS // window_tokens)))
     return Compression(sum(map(len, texts)), sum(map(len, encoded)), nats)
 
 
