@@ -34,7 +34,7 @@ __all__ = ["Artifact", "FileRecord", "Manifest", "Store", "digest_of"]
 __all__ += ["atomic_write", "content_digest", "require_free_space"]
 
 MANIFEST = "manifest.json"
-TRANSIENT = frozenset({"checkpoints", "worker.log", "DONE"})
+TRANSIENT = frozenset({"checkpoints", "worker.log", "heartbeat.json", "DONE"})
 """Top-level names no manifest vouches for: `checkpoints` goes once the artifact stands, the rest stays."""
 _REBUILD = "Move that folder out of the store and run the stage again."
 

@@ -33,11 +33,12 @@ from llama2_core.training.snapshots import Snapshots
 from llama2_core.training.telemetry import Speedometer
 from storage.disk import atomic_write
 from storage.metrics import MetricLog
+from tasks.signs import HEARTBEAT
 from tasks.stage import Fill, Stage
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
 """Relative difference of the first loss after a resume: on other processes sums are rounded in another order."""
-HEARTBEAT, HEARTBEAT_SECONDS = "heartbeat.json", 5.0
+HEARTBEAT_SECONDS = 5.0
 LEFT_OUT = "left_out.json"
 """Batches that broke the run, by the step that would have learned from them: the numbers of their rows."""
 
@@ -148,10 +149,10 @@ class Driver:
         """Train to the end: a metric row every `log_every` steps, a checkpoint every `checkpoint_every`."""
         stage, state, run, loop = self._stage, self._state, self._stage.execution, self._training.loop
         self._open_log()
-        watchdog = Watchdog(stage.directory, distributed.rank(), run.silence_seconds)
+        self._watchdog = Watchdog(stage.directory, distributed.rank(), run.silence_seconds)
         speed = Speedometer(training_flops(self._network(), self._training.row_tokens), loop.precision)
         for report in train(state, self._objective, self.batches, loop):
-            watchdog.alive()
+            self._watchdog.alive()
             speed.add(self._tokens, report.data_seconds)
             last = report.step == loop.steps
             self._heed(report)
@@ -175,7 +176,7 @@ class Driver:
                     f"SIGTERM at step {report.step} of {loop.steps}: saved. Run again to go on from there."
                 )
         self._snapshots.wait()
-        watchdog.close()
+        self._watchdog.close()
 
     def _facts(self, report: Report) -> dict[str, float]:
         return {
@@ -242,6 +243,7 @@ class Driver:
 
         def micro_batches() -> Iterable[tuple[Any, float]]:
             for part in parts:
+                self._watchdog.alive()
                 yield moved(held_out.collate(part), distributed.device()), 1.0
             for _ in range(most - len(parts)):
                 yield moved(held_out.collate(rows[:1]), distributed.device()), 0.0

@@ -31,7 +31,7 @@ from tasks.nodes import at_work_together
 from tasks.process import Meter
 from tasks.progress import console, progress, transient
 from tasks.runtime import Execution, Runtime
-from tasks.signs import stopped, told
+from tasks.signs import last_lines, stopped, told
 from tasks.workers import DONE, LOG, Worker, at_work, sigterm_interrupts
 
 FORMAT_VERSIONS = {
@@ -59,7 +59,6 @@ JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2
 TELL_SECONDS = 5.0
 """MLflow is told of curves in batches: a write takes a core from the worker for 50 ms."""
-TAIL_CHARACTERS = 4000
 
 Work = Callable[[Path], dict[str, Any]]
 
@@ -123,7 +122,7 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
 
 def say(line: str) -> None:
     """Print a line of rich markup, and leave it in the log of the Prefect run if there is one."""
-    console.print(line)
+    console.print(line, soft_wrap=True)
     with suppress(MissingContextError):
         get_run_logger().info(Text.from_markup(line).plain.strip())
 
@@ -223,7 +222,8 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     settings = runtime.model_dump(mode="json", include=set(Execution.model_fields))
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
-    status = _watch(job, runtime, directory, tracking, run_id)
+    with sigterm_interrupts():
+        status = _watch(job, runtime, directory, tracking, run_id)
     if status != 0:
         raise WorkerFailed(_end(job.label, status, directory))
     done = Done(**json.loads((directory / DONE).read_text()))
@@ -238,11 +238,7 @@ def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_i
     untold: list[dict[str, Any]] = []
     due = 0.0
     try:
-        with (
-            sigterm_interrupts(),
-            _workers(job, runtime, directory) as worker,
-            progress(job.label, job.kind) as shown,
-        ):
+        with _workers(job, runtime, directory) as worker, progress(job.label, job.kind) as shown:
             while True:
                 status = worker.status()
                 rows = tail.new_rows()
@@ -274,7 +270,7 @@ def _end(label: str, status: int, directory: Path) -> str:
     if saved := stopped(directory):
         return f"{label} was told to end. {saved}"
     log = directory / LOG
-    last = log.read_text(errors="replace")[-TAIL_CHARACTERS:] if log.exists() else "(it wrote nothing)"
+    last = last_lines(log)
     known = filter(None, (_failure(label, status, last), told(directory)))
     return "\n".join([*known, f"Last lines of {log}:", last])
 

@@ -88,9 +88,8 @@ def join(home: Path, say: Callable[[str], None]) -> None:
             if place:
                 say(f"{order.directory}: machine {place + 1} of {order.nodes}")
                 ended = _take_part(order, place, home, log)
-                say(
-                    f"{order.directory}: {'done' if ended == 0 else f'ended (exit status {ended}), see {log}'}"
-                )
+                how = {0: "done", None: "withdrawn"}.get(ended, f"ended (exit status {ended}), see {log}")
+                say(f"{order.directory}: {how}")
         time.sleep(POLL_SECONDS)
 
 

@@ -32,7 +32,7 @@ def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
         tracking = tracker(runtime)
         others = isinstance(error, StoreBusy) and tracking.children(runtime.parent_run, "= 'RUNNING'")
         if not others:
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM
             tracking.finish(runtime.parent_run, "KILLED" if stopped else "FAILED")
         raise
 

@@ -10,7 +10,7 @@ from typing import Any
 
 HEARTBEAT = "heartbeat.json"
 NOTES, STACKS = "failure-rank-*.json", "stack-rank-*.txt"
-STACK_CHARACTERS = 6000
+LOG_CHARACTERS, STACK_CHARACTERS = 4000, 6000
 LOST = ("gloo", "NCCL", "DistBackendError", "DistNetworkError")
 """What errors of collectives are known by: they follow from another rank's end."""
 
@@ -56,6 +56,10 @@ def told(directory: Path) -> str:
             f"be reached: {first['message']}"
         )
     return "\n".join(lines)
+
+
+def last_lines(log: Path) -> str:
+    return log.read_text(errors="replace")[-LOG_CHARACTERS:] if log.exists() else "(it wrote nothing)"
 
 
 def _notes(directory: Path) -> list[dict[str, Any]]:

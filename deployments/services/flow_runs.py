@@ -1,5 +1,6 @@
 """Flows run from the command line: with a Prefect server of their own, and an end that a person understands."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ console = Console()
 def running_flows(home: Path) -> Iterator[None]:
     """Serve Prefect while flows run; Ctrl-C ends with status 130 and says how to go on."""
     prepare(home)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # spot machines: as Ctrl-C, between stages too
     with prefect_server(home, meanwhile=_import_flows):
         # its heartbeats are for workers, and cost a second a flow
         from prefect.logging.handlers import APILogHandler  # noqa: PLC0415

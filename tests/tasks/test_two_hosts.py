@@ -26,15 +26,19 @@ ROOT = Path(__file__).parents[2]
 HOSTS = {"llama2-a": "10.213.7.1", "llama2-b": "10.213.7.2"}
 SILENCE, STEPS = 20, 200
 FLOW = """
-import sys
 from pathlib import Path
+import typer
 from deployments.services.flow_runs import running_flows
-with running_flows(Path(sys.argv[1])):
-    from flows.pretrain import pretrain
-    from tasks.recipes import PretrainRecipe
-    from tasks.runtime import Runtime
-    recipe, runtime = PretrainRecipe.model_validate_json(sys.argv[2]), Runtime.model_validate_json(sys.argv[3])
-    pretrain(recipe, "tokens", "tokenizer", 5, runtime)
+
+def main(home: Path, recipe: str, runtime: str) -> None:
+    with running_flows(home):
+        from flows.pretrain import pretrain
+        from tasks.recipes import PretrainRecipe
+        from tasks.runtime import Runtime
+        recipe, runtime = PretrainRecipe.model_validate_json(recipe), Runtime.model_validate_json(runtime)
+        pretrain(recipe, "tokens", "tokenizer", 5, runtime)
+
+typer.run(main)
 """
 JOIN = "import sys; from deployments.cluster_commands import app; app(['join', '--home', sys.argv[1]])"
 
@@ -156,7 +160,7 @@ def test_a_cut_cable_ends_the_job_on_both_hosts_and_the_next_run_resumes(
             cut = time.monotonic()
             status = run.wait(SILENCE + 60)
             print(f"the flow ended {time.monotonic() - cut:.1f} s after the cut")
-        while "ended (exit status" not in joined.read_text():
+        while joined.read_text().count("\n") < 3:
             assert time.monotonic() - cut < SILENCE + 60
             time.sleep(0.1)
         print(f"the other host's part ended {time.monotonic() - cut:.1f} s after the cut")
