@@ -168,7 +168,8 @@ class Driver:
                 self._log.append({"step": report.step, "of": loop.steps, **row})
             self._heartbeat(report)
             stopped = not last and distributed.any_rank(stopping())
-            if not last and (stopped or report.step % run.checkpoint_every == 0):
+            due = stopped or report.step % run.checkpoint_every == 0
+            if due and not last and not self._guard.in_a_row:  # else the weights are suspected already
                 self._save()
             if stopped:
                 self._snapshots.wait()

@@ -24,7 +24,7 @@ import torch
 from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
-from tasks import sampling_stages, training_stages
+from tasks import ppo_stage, sampling_stages, training_stages
 from tasks.runtime import Execution
 from tasks.signs import noted
 from tasks.stage import Stage
@@ -33,7 +33,7 @@ STAGES = {
     "base": training_stages.pretrain,
     "chat": training_stages.fine_tune,
     "reward": training_stages.reward,
-    "ppo": training_stages.proximal,
+    "ppo": ppo_stage.proximal,
     "comparisons": sampling_stages.comparisons,
     "samples": sampling_stages.samples,
     "evaluation": sampling_stages.evaluation,

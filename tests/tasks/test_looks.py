@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.training_stages import Looks
+from tasks.ppo_stage import Looks
 
 
 def seen(objective: float) -> dict[str, float]:
