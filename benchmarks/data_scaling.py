@@ -52,10 +52,10 @@ def scale(sizes: Sequence[int], scratch: Path, pool: ProcessPoolExecutor) -> Non
     print(f"{'MB':>7}{'documents':>11}{'seconds':>9}{'ratio':>7}{'MB/s':>7}{'parent MB':>11}  workers MB")
     before = 0.0
     for megabytes in sizes:
-        text, directory = scratch / f"{megabytes}.jsonl", scratch / f"corpus-{megabytes}"
-        write_text(text, megabytes * 10**6)
+        texts, directory = scratch / f"texts-{megabytes}", scratch / f"corpus-{megabytes}"
+        write_texts(texts, megabytes * 10**6)
         directory.mkdir()
-        recipe = CorpusRecipe(sources=(FileSource(name="web", paths=(str(text),)),))
+        recipe = CorpusRecipe(sources=(FileSource(name="web", paths=(str(texts),)),))
         meter, peaks, started = Meter(), {}, time.perf_counter()
         summary = build_corpus(recipe, directory, partial(spread, pool, peaks))
         seconds = time.perf_counter() - started
@@ -69,11 +69,14 @@ def scale(sizes: Sequence[int], scratch: Path, pool: ProcessPoolExecutor) -> Non
         before = seconds
 
 
-def write_text(path: Path, size: int) -> None:
+def write_texts(folder: Path, size: int) -> None:
+    """Write files of a group each, for a larger one would be cut into parts of 64 MiB only."""
     texts = replicated(random.Random(size))
-    with path.open("w") as file:
-        while file.tell() < size:
-            file.writelines(json.dumps({"text": next(texts)}) + "\n" for _ in range(100))
+    folder.mkdir()
+    for start in range(0, size, GROUP_BYTES):
+        with (folder / f"{start:012d}.jsonl").open("w") as file:
+            while file.tell() < min(GROUP_BYTES, size - start):
+                file.writelines(json.dumps({"text": next(texts)}) + "\n" for _ in range(10))
 
 
 def spread(

@@ -1,10 +1,12 @@
 """Training speed of our loop beside the transformers Trainer and litgpt: same shapes, rows and AdamW, in one run.
 
-`python -m benchmarks.training [--sizes 0.9M 5M] [--precisions float32 bfloat16] [--rounds 5]`. Every contender runs in
+`python -m benchmarks.training [--sizes 0.9M 5M] [--precisions float32 bfloat16]`. Every contender runs in
 a process of its own, eager and compiled, and they take turns, so that what else the machine does falls on all alike. A
 round's ratio is our faster one to a peer's faster one. Last comes the share of our steps that is spent outside forward,
 backward and optimizer.
 """
+
+# ruff: noqa: PLC0415 (a contender's process imports what it needs, so that its peak is its own)
 
 import argparse
 import multiprocessing
@@ -25,6 +27,7 @@ from llama2_core.presets import PRESETS
 if TYPE_CHECKING:  # a child's peak begins with what its parent held, so the parent holds little
     from torch import Tensor
 
+    from llama2_core.training.loop import Batches, Objective, TrainState
 
 OPTIMIZER = OptimizerConfig(schedule="constant", warmup_steps=0)
 WARM_UP = 3
@@ -36,9 +39,15 @@ class Size:
     tokens: int
     steps: int
     """In a turn."""
+    rounds: int
 
 
-SIZES = {"0.9M": Size(16, 128, 20), "5M": Size(16, 256, 3), "15M": Size(8, 256, 2), "110M": Size(2, 512, 1)}
+SIZES = {
+    "0.9M": Size(rows=16, tokens=128, steps=20, rounds=7),
+    "5M": Size(rows=16, tokens=256, steps=3, rounds=5),
+    "15M": Size(rows=8, tokens=256, steps=2, rounds=5),
+    "110M": Size(rows=2, tokens=512, steps=1, rounds=3),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,6 @@ class Job:
     size: str
     precision: Precision
     compiled: bool
-    rounds: int
     threads: int
 
     @property
@@ -59,7 +67,7 @@ class Job:
 
     @property
     def steps(self) -> int:
-        return WARM_UP + self.rounds * self.shape.steps
+        return WARM_UP + self.shape.rounds * self.shape.steps
 
 
 class Turns:
@@ -67,7 +75,7 @@ class Turns:
 
     def __init__(self, job: Job, parent: Connection) -> None:
         self._steps, self._parent, self._left = job.shape.steps, parent, WARM_UP
-        self._turns = job.rounds + 1
+        self._turns = job.shape.rounds + 1
         self._started = time.perf_counter()
 
     def __call__(self) -> None:
@@ -89,11 +97,12 @@ def rows(job: Job) -> "Tensor":
     return torch.randint(job.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
 
 
-def ours(job: Job, turn: Callable[[], None]) -> None:
+def run_of(job: Job) -> "tuple[TrainState, Objective, Batches, LoopConfig]":
+    """Return what our loop takes."""
     import torch
 
     from llama2_core.model import Transformer, initialise
-    from llama2_core.training.loop import TrainState, train
+    from llama2_core.training.loop import TrainState
     from llama2_core.training.objectives import TokenBatch, next_token_objective
     from llama2_core.training.optim import adamw
     from llama2_core.training.parallel import arrange, autocasting
@@ -103,13 +112,20 @@ def ours(job: Job, turn: Callable[[], None]) -> None:
     arrange(model, MeshConfig(), job.precision, compiled=job.compiled)
     tokens = rows(job)
     everything = torch.ones(job.shape.rows, job.shape.tokens, dtype=torch.bool)
-
-    def batches(step: int) -> list[TokenBatch]:
-        return [TokenBatch(tokens[step], everything)]
-
     config = LoopConfig(steps=job.steps, rows=job.shape.rows, precision=job.precision, optimizer=OPTIMIZER)
-    state = TrainState(model, adamw(model, OPTIMIZER))
-    for _ in train(state, autocasting(next_token_objective, job.precision), batches, config):
+    objective = autocasting(next_token_objective, job.precision)
+    return (
+        TrainState(model, adamw(model, OPTIMIZER)),
+        objective,
+        lambda step: [TokenBatch(tokens[step], everything)],
+        config,
+    )
+
+
+def ours(job: Job, turn: Callable[[], None]) -> None:
+    from llama2_core.training.loop import train
+
+    for _ in train(*run_of(job)):
         turn()
 
 
@@ -200,6 +216,37 @@ def contend(name: str, job: Job, parent: Connection) -> None:
     CONTENDERS[name](job, Turns(job, parent))
 
 
+def spend_outside(job: Job, parent: Connection) -> None:
+    """Send the share of our steps that is spent outside forward, backward and optimizer: batches, clipping, sums."""
+    import torch
+
+    from llama2_core.training.loop import train
+
+    torch.set_num_threads(job.threads)
+    seconds = 0.0
+
+    def timed(function: Callable) -> Callable:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal seconds
+            started = time.perf_counter()
+            result = function(*arguments, **named)
+            seconds += time.perf_counter() - started
+            return result
+
+        return call
+
+    state, objective, batches, config = run_of(job)
+    torch.Tensor.backward = timed(torch.Tensor.backward)
+    state.optimizer.step = timed(state.optimizer.step)
+    reports = train(state, timed(objective), batches, config)
+    for _ in range(WARM_UP):
+        next(reports)
+    started, seconds = time.perf_counter(), 0.0
+    for _ in reports:
+        pass
+    parent.send(1 - seconds / (time.perf_counter() - started))
+
+
 @dataclass
 class Result:
     name: str
@@ -216,22 +263,28 @@ class Result:
         return statistics.median(self.speeds)
 
 
+def child(target: Callable, *arguments: Any) -> Connection:
+    """Start a process that is told its end of a pipe as the last argument; return ours."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, its = spawn.Pipe()
+    spawn.Process(target=target, args=(*arguments, its), daemon=True).start()
+    its.close()  # so that a dead child is noticed
+    return ours
+
+
 def compete(names: list[str], job: Job) -> list[Result]:
     """Let the contenders take turns, each eager and compiled, in processes that live as long as the contest."""
-    spawn = multiprocessing.get_context("spawn")
-    results, ends = [], []
+    results, pipes = [], []
     for name in names:
         for compiled in (False, True):
-            end, childs = spawn.Pipe()
-            spawn.Process(target=contend, args=(name, replace(job, compiled=compiled), childs), daemon=True).start()
-            childs.close()  # so that a dead child is noticed
-            results.append(Result(name, compiled, end.recv()[0], []))
-            ends.append(end)
+            pipe = child(contend, name, replace(job, compiled=compiled))
+            results.append(Result(name, compiled, pipe.recv()[0], []))
+            pipes.append(pipe)
     tokens = job.shape.rows * job.shape.tokens * job.shape.steps
-    for _ in range(job.rounds):
-        for result, end in zip(results, ends, strict=True):
-            end.send("go")
-            seconds, result.peak = end.recv()
+    for _ in range(job.shape.rounds):
+        for result, pipe in zip(results, pipes, strict=True):
+            pipe.send("go")
+            seconds, result.peak = pipe.recv()
             result.speeds.append(tokens / seconds)
     return results
 
@@ -254,11 +307,12 @@ def report(job: Job, results: list[Result]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     names = [name for name in chosen.contenders if name != "litgpt" or find_spec(name)]
@@ -266,8 +320,13 @@ def main() -> None:
         print("litgpt: not installed")
     for size in chosen.sizes:
         for precision in chosen.precisions:
-            job = Job(size, precision, False, chosen.rounds, chosen.threads)
+            job = Job(size, precision, False, chosen.threads)
             report(job, compete(names, job))
+            share = child(spend_outside, job).recv()
+            print(
+                f"{size:5} {precision:9} ours outside forward, backward and optimizer: {share:.1%}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

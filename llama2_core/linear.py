@@ -1,7 +1,8 @@
 """Float32 products on a CPU by oneDNN.
 
 torch asks oneDNN for bfloat16, but MKL for float32, which uses AVX-512 on Intel's processors alone: on others this is
-twice as fast. Everything else (other types, GPUs, autocast, sharded weights) goes torch's usual way.
+twice as fast. Everything else (other types, GPUs, autocast, weights cut by
+tensor parallelism, generation) goes torch's usual way.
 """
 
 import torch
@@ -18,11 +19,11 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         weight = self.weight
         plain = type(weight) is nn.Parameter and not torch.is_autocast_enabled("cpu")
-        if not (plain and weight.requires_grad and torch.is_grad_enabled() and in_onednn(input, weight)):
+        if not (plain and torch.is_grad_enabled() and in_onednn(input, weight)):
             return F.linear(input, weight)
         image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # channels last
         out = F.conv2d(image, weight[:, :, None, None])
-        return out.permute(0, 2, 3, 1).view(*input.shape[:-1], -1)
+        return out.permute(0, 2, 3, 1).reshape(*input.shape[:-1], -1)
 
 
 def in_onednn(a: Tensor, b: Tensor) -> bool:

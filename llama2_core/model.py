@@ -157,9 +157,7 @@ WIDE = 64
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: Window | None, dropout: float) -> Tensor:
     """Return the values [B, T, H, E] that queries [B, T, H, E] see by keys and values [B, slots, K, E]."""
-    if q.is_cpu and torch.is_autocast_enabled(
-        "cpu"
-    ):  # bfloat16's kernel is slower there, backward up to three times
+    if q.is_cpu and torch.is_autocast_enabled("cpu") and q.shape[-1] < WIDE:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), window, dropout).type_as(v)
     return F.scaled_dot_product_attention(

@@ -1,4 +1,4 @@
-"""Model shapes by name. Llama 2 Table 1; 34B as in Code Llama; 15M and 110M llama2.c's; 1.1B TinyLlama's; 0.9M and 5M ours."""
+"""Shapes by name. Llama 2 Table 1; 34B as in Code Llama; 15M, 110M llama2.c's; 1.1B TinyLlama's; 0.9M, 5M ours."""
 
 from llama2_core.config import ModelConfig
 
@@ -25,14 +25,7 @@ TINY_0_9M = ModelConfig(
     tied_embeddings=True,
 )
 TINY_5M = ModelConfig(
-    vocab_size=8192,
-    dim=192,
-    n_layers=8,
-    n_heads=6,
-    n_kv_heads=6,
-    multiple_of=64,
-    max_seq_len=512,
-    tied_embeddings=True,
+    vocab_size=8192, dim=192, n_layers=8, n_heads=6, n_kv_heads=6, max_seq_len=512, tied_embeddings=True
 )
 STORIES_15M = ModelConfig(
     vocab_size=32000, dim=288, n_layers=6, n_heads=6, n_kv_heads=6, max_seq_len=256, tied_embeddings=True

@@ -95,7 +95,7 @@ def _losses(logits: Tensor, targets: Tensor, smoothing: float, group: dist.Proce
     shares = torch.softmax(logits, 1, out=logits)
     scales = (
         largest - shares.amax(1).log()
-    )  # log-sum-exp: any logit less the log of its share, most exactly this
+    )  # log-sum-exp: a logit less the log of its share, here the largest's
     if group:
         local = scales
         scales = _log_sum_exp(local, group)

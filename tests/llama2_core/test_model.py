@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -21,6 +22,7 @@ from llama2_core.interop.huggingface import (
     their_name,
     weights_for_transformers,
 )
+from llama2_core.linear import Linear
 from llama2_core.model import (
     KVCache,
     RMSNorm,
@@ -257,6 +259,7 @@ def test_label_smoothing_by_hand(model: Transformer) -> None:
     ("preset", "parameters"),
     [
         ("0.9M", 918_656),
+        ("5M", 5_115_072),
         ("15M", 15_191_712),
         ("110M", 109_529_856),
         ("1.1B", 1_100_048_384),
@@ -274,6 +277,7 @@ def test_preset_parameter_counts(preset: str, parameters: int) -> None:
 @pytest.mark.parametrize(
     ("preset", "width"),
     [
+        ("5M", 512),
         ("15M", 768),
         ("110M", 2048),
         ("1.1B", 5632),
@@ -341,3 +345,48 @@ def test_a_scalar_model_gives_a_number_a_position(config: ModelConfig) -> None:
 def test_a_config_that_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of n_kv_heads"):
         ModelConfig(vocab_size=8, dim=32, n_heads=4, n_kv_heads=3)
+
+
+def test_training_in_bfloat16_is_as_near_as_transformers(config: ModelConfig) -> None:
+    """Gradients under autocast, beside float32's: attention of narrow heads is even done in float32."""
+    model = random_model(config)
+    theirs = as_transformers(model)
+    batch = TokenBatch(TOKENS, torch.ones_like(TOKENS[:, 1:], dtype=torch.bool))
+    slopes = []
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = next_token_objective(model, batch)
+            their_loss = theirs(TOKENS, labels=TOKENS).loss * loss.count
+        slopes.append(torch.autograd.grad(loss.total, model.norm.weight)[0])
+        slopes.append(torch.autograd.grad(their_loss, theirs.model.norm.weight)[0])
+    exact, their_exact, ours, others = slopes
+    assert 0 < (ours - exact).norm() < 1.5 * (others - their_exact).norm()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_linear_equals_torchs_with_and_without_a_frozen_weight(frozen: bool) -> None:
+    layer = Linear(24, 40).requires_grad_(not frozen)
+    x = torch.randn(3, 7, 24, requires_grad=True)
+    wanted = [x] if frozen else [x, layer.weight]
+    ours, theirs = layer(x), F.linear(x, layer.weight)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    for one, other in zip(
+        torch.autograd.grad((ours * weights).sum(), wanted),
+        torch.autograd.grad((theirs * weights).sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.slow
+def test_a_compiled_block_equals_an_eager_one(config: ModelConfig) -> None:
+    """Rotary positions are complex numbers in one and pairs in the other."""
+    model, compiled = random_model(config), random_model(config)
+    for block in compiled.layers:
+        block.compile(dynamic=False)
+    batch = TokenBatch(TOKENS, torch.ones_like(TOKENS[:, 1:], dtype=torch.bool))
+    for one in (model, compiled):
+        next_token_objective(one, batch).total.backward()
+    for ours, theirs in zip(compiled.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-3, rtol=1e-4)
