@@ -104,6 +104,18 @@ def test_near_duplicate_threshold(tmp_path, article, threshold, count):
     assert len(kept) == count
 
 
+def test_a_source_without_survivors_is_counted_and_the_others_go_on(tmp_path, article):
+    for name, text in (("kept", article), ("gone", "too short to be prose")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    sources = tuple(
+        FileSource(name=name, paths=(str(tmp_path / f"{name}.txt"),)) for name in ("gone", "kept")
+    )
+    summary = build_corpus(CorpusRecipe(sources=sources), tmp_path / "corpus")
+    kept = {name: (counts["read"], counts["kept"]) for name, counts in summary["sources"].items()}
+    assert kept == {"gone": (1, 0), "kept": (1, 1)}
+    assert [row["source"] for row in rows(tmp_path / "corpus", "documents", DOCUMENTS)] == ["kept"]
+
+
 def test_nothing_left_says_which_step_dropped_what(tmp_path):
     with pytest.raises(DataError, match=r"of 2: quality dropped 2 \(gopher: too few words\)\. Relax"):
         build(tmp_path, {"a": "These are but seven words of English.", "b": "And this is English too."})
