@@ -155,14 +155,14 @@ def test_dropout_is_not_dealt_to_other_processes(
     tmp_path: Path, parents: dict[str, str], tokenizer: Tokenizer
 ) -> None:
     shape = {"variant": {"dropout": 0.1}}
-    broken = job(tmp_path / "broken", parents, tokenizer.vocab_size, steps=300, **shape)
+    broken = job(tmp_path / "broken", parents, tokenizer.vocab_size, steps=80, **shape)
     stop(broken, signal.SIGTERM, 10, processes=2)
     refused = subprocess.run(command(broken), capture_output=True, text=True)
     assert (
         "was written by 2 processes, here are 1: the random streams of dropout cannot be dealt anew"
         in refused.stderr
     )
-    straight = run(job(tmp_path / "straight", parents, tokenizer.vocab_size, steps=300, **shape), 2)
+    straight = run(job(tmp_path / "straight", parents, tokenizer.vocab_size, steps=80, **shape), 2)
     resumed = run(broken, 2)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
 
