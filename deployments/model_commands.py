@@ -38,6 +38,10 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Model = Annotated[
     str, typer.Argument(help="A model directory or GGUF file, or an artifact; by default what the gate kept.")
 ]
+Dialogs = Annotated[
+    Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
+]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")]
 
 
@@ -199,10 +203,8 @@ def register(
 )
 def finetune(
     model: Model,
-    dialogs: Annotated[
-        Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
-    ],
-    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+    dialogs: Dialogs,
+    changes: Changes = None,
     home: Home = Path("var"),
 ) -> None:
     """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
@@ -231,11 +233,9 @@ def finetune(
 )
 def adapt(
     model: Model,
-    dialogs: Annotated[
-        Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
-    ],
+    dialogs: Dialogs,
     profile: Annotated[Path, typer.Argument(help="A YAML file: which texts, how; see docs/adaptation.md.")],
-    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+    changes: Changes = None,
     home: Home = Path("var"),
 ) -> None:
     """Teach a model another language: vocabulary, continued pretraining, fine-tuning, export."""

@@ -1,8 +1,8 @@
 """Float32 products on a CPU by oneDNN.
 
 torch asks oneDNN for bfloat16, but MKL for float32, which uses AVX-512 on Intel's processors alone: on others this is
-twice as fast. Everything else (other types, GPUs, autocast, weights cut by
-tensor parallelism, generation) goes torch's usual way.
+twice as fast. Everything else (other types, GPUs, autocast, weights cut by tensor parallelism, generation) goes torch's
+usual way.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Linear(nn.Linear):
-    """x W^T without bias, as a convolution of width 1: those torch gives to oneDNN, forward and backward."""
+    """x W^T of x [..., width], without bias: a convolution of width 1, which torch gives to oneDNN both ways."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__(width, out, bias=False)
@@ -27,6 +27,7 @@ class Linear(nn.Linear):
 
 
 def in_onednn(a: Tensor, b: Tensor) -> bool:
+    """Return whether a product of these is one that oneDNN is to make."""
     same = a.dtype == b.dtype == torch.float32
     return a.is_cpu and same and a.numel() > 0 and torch.backends.mkldnn.is_available()
 

@@ -20,7 +20,8 @@ from llama2_core.interop.gguf import Quantization
 from llama2_core.interop.peft import with_adapter
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import OpenModel
-from llama2_core.model import Block, RMSNorm, Transformer, rotary_table, turns
+from llama2_core.model import Block, RMSNorm, Transformer
+from llama2_core.positions import rotary_table, turns
 from llama2_core.tensors import read_json
 from llama2_core.tokenizer import Tokenizer
 

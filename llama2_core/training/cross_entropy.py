@@ -93,9 +93,7 @@ def _losses(logits: Tensor, targets: Tensor, smoothing: float, group: dist.Proce
     means = logits.mean(1) if smoothing else torch.zeros_like(answers)
     largest = logits.amax(1)
     shares = torch.softmax(logits, 1, out=logits)
-    scales = (
-        largest - shares.amax(1).log()
-    )  # log-sum-exp: a logit less the log of its share, here the largest's
+    scales = largest - shares.amax(1).log()  # log-sum-exp: a logit less the log of its share
     if group:
         local = scales
         scales = _log_sum_exp(local, group)

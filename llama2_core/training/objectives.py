@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from llama2_core.model import Transformer
-from llama2_core.training.cross_entropy import fused_cross_entropy
+from llama2_core.training.cross_entropy import IGNORED, fused_cross_entropy
 from llama2_core.training.loop import Loss, Objective
 
 PIECE = 512
@@ -45,7 +45,7 @@ def next_token_objective(
     assert isinstance(model, Transformer)
     begins = None if batch.begins is None else batch.begins[:, :-1]
     hidden = model.hidden(batch.tokens[:, :-1], begins=begins)
-    targets = batch.tokens[:, 1:].masked_fill(~batch.loss_mask, -100)
+    targets = batch.tokens[:, 1:].masked_fill(~batch.loss_mask, IGNORED)
     total, losses = output_loss(model.output, hidden.flatten(0, 1), targets.flatten(), label_smoothing)
     metrics = {}
     if sources and batch.sources is not None:

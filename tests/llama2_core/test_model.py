@@ -29,11 +29,8 @@ from llama2_core.model import (
     ScalarModel,
     Transformer,
     initialise,
-    rotary_table,
-    rotate,
-    sinusoid_table,
-    turns,
 )
+from llama2_core.positions import rotary_table, rotate, sinusoid_table, turns
 from llama2_core.presets import PRESETS
 from llama2_core.training.objectives import TokenBatch, next_token_objective
 

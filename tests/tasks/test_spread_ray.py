@@ -197,13 +197,14 @@ def test_a_cluster_of_this_machine_makes_the_same_bytes(start, whole, environmen
 
 @pytest.mark.parametrize("victim", ["worker", "flow", "head"])
 def test_a_kill_at_a_random_moment_changes_no_byte(victim, start, whole, environment) -> None:
-    killed_and_finished(victim, random.Random(victim), start, whole, environment)
+    directory = killed_and_finished(victim, random.Random(victim), start, whole, environment)
+    assert content(directory) == whole[1]
 
 
 def killed_and_finished(
     victim: str, draws: random.Random, start: Start, whole: Whole, environment: dict[str, str]
-) -> None:
-    """Kill -9 a worker, the flow or the head during a build, and finish it; no file is ever seen in part."""
+) -> Path:
+    """Kill -9 a worker, the flow or the head during a build, finish it and return where; no file is seen in part."""
     name, moment = f"{victim}-{draws.getrandbits(32)}", draws.randrange(len(whole[1]) - 10)
     directory, log = whole[0] / name, whole[0] / f"{name}.log"
 
@@ -240,8 +241,8 @@ def killed_and_finished(
             address, _ = clusters.enter_context(cluster(environment))
         if victim != "worker":
             assert status(start(address, name)) == 0, log.read_text()
-    assert content(directory) == whole[1]
     assert written(directory).items() >= kept.items()
+    return directory
 
 
 def written(directory: Path) -> dict[Path, int]:
