@@ -1,7 +1,7 @@
 """The planner beside what happens: memory and time of pretraining at four sizes on this machine.
 
-`python -m benchmarks.planner [SIZE ...]` trains each for some updates in a process of its own. Memory is the peak above
-what Python, torch and its kernels take; time is planned with the peak measured here.
+`python -m benchmarks.planner` trains each for some updates in a process of its own. Memory is the peak above what
+Python, torch and its kernels take; time is planned with the peak and the bandwidth measured beside it.
 """
 
 import json
@@ -12,8 +12,16 @@ import time
 from typing import NamedTuple
 
 from llama2_core.config import LoopConfig, OptimizerConfig
-from llama2_core.footprint import Network, Setup, memory
-from llama2_core.planning import Cluster, Workload, plan, training_flops
+from llama2_core.footprint import Network, Setup
+from llama2_core.planning import (
+    MEASURED_UTILISATION,
+    Cluster,
+    PeakFlops,
+    Plan,
+    Workload,
+    plan,
+    training_flops,
+)
 from llama2_core.presets import PRESETS
 
 THREADS, SETTLED, COUNTED = 2, 3, 7
@@ -21,14 +29,18 @@ THREADS, SETTLED, COUNTED = 2, 3, 7
 
 
 class Size(NamedTuple):
+    preset: str
     rows: int
     tokens: int
+    micro_batches: int = 1
 
 
-SIZES = {"0.9M": Size(64, 128), "5M": Size(32, 256), "15M": Size(16, 256), "110M": Size(4, 512)}
+SIZES = [Size("0.9M", 64, 128), Size("5M", 32, 256), Size("15M", 16, 256), Size("110M", 4, 512)]
+OTHERS = [Size("0.9M", 16, 128), Size("5M", 16, 128), Size("15M", 32, 128, 4), Size("110M", 2, 256, 2)]
+"""Nothing of the planner was fitted to these."""
 
 
-def train(name: str) -> dict[str, float]:
+def train(size: Size) -> dict[str, float]:
     """Train one size; return bytes and seconds an update."""
     import torch  # noqa: PLC0415
 
@@ -47,19 +59,20 @@ def train(name: str) -> dict[str, float]:
         return TrainState(model, adamw(model, OptimizerConfig()))
 
     def batches(config, size: Size):
-        tokens = torch.randint(config.vocab_size, (size.rows, size.tokens + 1))
+        tokens = torch.randint(config.vocab_size, (size.rows // size.micro_batches, size.tokens + 1))
         batch = TokenBatch(tokens, torch.ones_like(tokens[:, 1:], dtype=torch.bool))
-        return lambda step: [batch]
+        return lambda step: [batch] * size.micro_batches
 
-    size, config = SIZES[name], PRESETS[name]
+    config = PRESETS[size.preset]
     loop = LoopConfig(steps=SETTLED + COUNTED, rows=size.rows, optimizer=OptimizerConfig())
     small = config.model_copy(
         update={"vocab_size": 64, "dim": 2 * config.n_heads, "n_layers": 1, "multiple_of": 8}
     )
     few = loop.model_copy(update={"steps": 2})
-    for _ in train(state_of(small), next_token_objective, batches(small, Size(2, 8)), few):
+    for _ in train(state_of(small), next_token_objective, batches(small, Size("", 2, 8)), few):
         pass  # kernels are loaded and compiled
     peak = telemetry.measured_peak_flops(torch.device("cpu"), "float32")
+    bandwidth = telemetry.measured_bandwidth(torch.device("cpu"))
     before, meter = telemetry.memory_bytes(), Meter()
     seconds, last = [], time.perf_counter()
     for _ in train(state_of(config), next_token_objective, batches(config, size), loop):
@@ -67,15 +80,22 @@ def train(name: str) -> dict[str, float]:
         seconds.append(now - last)
         last = now
     used = meter.peak_memory_bytes() - before
-    return {"bytes": used, "seconds": statistics.median(seconds[SETTLED:]), "peak_flops": peak}
+    seconds = statistics.median(seconds[SETTLED:])
+    return {"bytes": used, "seconds": seconds, "peak_flops": peak, "bandwidth": bandwidth}
 
 
-def planned(name: str, peak_flops: float):
-    size, network = SIZES[name], Network(config=PRESETS[name])
-    setup = Setup(dtype="float32", row_tokens=size.tokens, micro_rows=size.rows)
+def planned(size: Size, found: dict[str, float]) -> Plan:
+    network = Network(config=PRESETS[size.preset])
+    setup = Setup(
+        precision="float32",
+        device="cpu",
+        row_tokens=size.tokens,
+        micro_rows=size.rows // size.micro_batches,
+        micro_batches=size.micro_batches,
+    )
     tokens = size.rows * size.tokens
     work = Workload(
-        stage=name,
+        stage=size.preset,
         networks=(network,),
         setup=setup,
         tokens=tokens,
@@ -83,39 +103,40 @@ def planned(name: str, peak_flops: float):
         flops=tokens * training_flops(network, size.tokens),
     )
     cluster = Cluster(
+        device="cpu",
         memory_bytes=1 << 40,
-        memory_bytes_per_second=2e10,
-        dtype="float32",
-        peak_flops=peak_flops,
-        utilisation=0.5,
+        memory_bytes_per_second=found["bandwidth"],
+        peak_flops=PeakFlops(float32=found["peak_flops"], bfloat16=1),
+        utilisation=MEASURED_UTILISATION,
         power_watts=30,
         price_per_hour=0,
     )
-    return plan(work, cluster), memory((network,), setup)
+    return plan(work, cluster)
 
 
-def main(names: list[str]) -> None:
-    for name in names or SIZES:
+def main() -> None:
+    for size in [*SIZES, *OTHERS]:
         said = subprocess.run(
-            [sys.executable, "-m", "benchmarks.planner", "--train", name],
+            [sys.executable, "-m", "benchmarks.planner", json.dumps(size)],
             capture_output=True,
             text=True,
             check=True,
         )
         found = json.loads(said.stdout)
-        plan_, parts = planned(name, found["peak_flops"])
+        made = planned(size, found)
+        seconds, total = made.hours * 3600, made.memory.total
         print(
-            f"{name:5} memory {found['bytes'] / 1e6:8.1f} MB, planned {parts.total / 1e6:8.1f} "
-            f"({parts.total / found['bytes']:.2f})   {found['seconds'] * 1e3:8.1f} ms an update, planned "
-            f"{plan_.hours * 3.6e6:8.1f} ({plan_.hours * 3600 / found['seconds']:.2f}); "
-            f"MFU {plan_.workload.flops / found['seconds'] / found['peak_flops']:.2f}",
+            f"{size.preset:5} {size.rows} x {size.tokens} in {size.micro_batches}: "
+            f"memory {found['bytes'] / 1e6:.0f} MB, planned {total / found['bytes']:.2f} of it; "
+            f"{found['seconds'] * 1e3:.0f} ms an update, planned {seconds / found['seconds']:.2f} of it "
+            f"(of products {made.workload.flops / found['peak_flops'] / found['seconds']:.2f}); "
+            f"peak {found['peak_flops'] / 1e9:.0f} GFLOP/s, {found['bandwidth'] / 1e9:.1f} GB/s",
             flush=True,
         )
-        print("     ", {k: round(v / 1e6, 1) for k, v in parts.model_dump().items() if isinstance(v, int)})
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train"]:
-        print(json.dumps(train(sys.argv[2])))
+    if sys.argv[1:]:
+        print(json.dumps(train(Size(*json.loads(sys.argv[1])))))
     else:
-        main(sys.argv[1:])
+        main()

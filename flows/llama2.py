@@ -11,6 +11,7 @@ from flows.sft import dialogs, sft
 from llama2_core.seeding import derive_seed
 from tasks.evaluate import gate
 from tasks.pipeline import finish_run, tracked_run
+from tasks.plan import plan
 from tasks.recipes import EvaluationRecipe, Llama2Recipe
 from tasks.report import report
 from tasks.runtime import Runtime
@@ -19,6 +20,7 @@ from tasks.runtime import Runtime
 @flow(name="llama2", flow_run_name="llama2, seed {recipe.seed}")
 def llama2(recipe: Llama2Recipe = Llama2Recipe(), runtime: Runtime = Runtime()) -> str:
     """Run every stage from documents to an aligned chat model; return the path of the report."""
+    plan(recipe, runtime)
     with tracked_run(recipe, runtime) as tracked:
         return run_stages(recipe, tracked)
 

@@ -9,16 +9,25 @@ from typing import Literal
 
 from pydantic import computed_field
 
-from llama2_core.config import Bits, LoRAConfig, ModelConfig, Natural, Positive, Record
+from llama2_core.config import Bits, LoRAConfig, ModelConfig, Natural, Positive, Precision, Record
 
-Dtype = Literal["float32", "bfloat16"]
-BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+Device = Literal["cpu", "cuda"]
+BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2}
 QUANTIZED_BYTES: dict[Bits, float] = {"nf4": 4.127 / 8, "int8": 1.0}
 """Of a weight in a block; doubly quantized constants add 0.127 bits (QLoRA, arXiv 2305.14314)."""
-MOMENTS_BYTES, MASTER_BYTES, ADAPTER_BYTES = 8, 4, 4
-"""Float32, of a trained parameter: two moments, the copy beside bfloat16 weights, an adapter's weight."""
-LOGITS_BYTES = 12
-"""Of a logit, float32: the log-probability that is kept, and two gradients that meet on the way back."""
+WEIGHT_BYTES = GRADIENT_BYTES = 4
+MOMENTS_BYTES = 8
+"""Float32, of a parameter: weights always, gradients and AdamW's two moments of what is trained."""
+WHOLE_LOGITS_BYTES = 12
+"""Of a logit in PPO, float32: the log-probability that is kept, and two gradients that meet on the way back."""
+CHUNK_BYTES: dict[str, int] = {"cpu": 30 * 2**20, "cuda": 512 * 2**20}
+"""Of the float32 logits that pretraining and SFT have at once. Larger ones glibc takes from the system each time."""
+PIECE = 4096
+"""Tokens whose output weights get their gradient at once: it is added while it is in the cache."""
+NARROW = 64
+"""Heads narrower than this a CPU attends with in float32: its kernel for bfloat16 is up to three times slower."""
+FRAGMENTS = 0.21
+"""What glibc leaves unused between blocks, of activations and loss; measured (benchmarks/planner.py)."""
 
 
 class Network(Record):
@@ -45,23 +54,33 @@ class Network(Record):
             return adapter_count(self.config, self.lora)
         return self.parameters if self.trained else 0
 
-    def weight_bytes(self, dtype: Dtype) -> float:
+    @property
+    def layer_parameters(self) -> int:
+        """Of the linear layers of all blocks."""
+        return sum(map(prod, linear_layers(self.config).values())) * self.config.n_layers
+
+    def weight_bytes(self) -> float:
         """Return the bytes of all weights, adapters too."""
-        layers = sum(map(prod, linear_layers(self.config).values())) * self.config.n_layers
-        each = QUANTIZED_BYTES[self.bits] if self.bits else BYTES[dtype]
-        adapters = ADAPTER_BYTES * self.trained_parameters if self.lora else 0
-        return each * layers + BYTES[dtype] * (self.parameters - layers) + adapters
+        each = QUANTIZED_BYTES[self.bits] if self.bits else WEIGHT_BYTES
+        rest = self.parameters - self.layer_parameters + (self.trained_parameters if self.lora else 0)
+        return each * self.layer_parameters + WEIGHT_BYTES * rest
 
 
 class Setup(Record):
     """How each rank holds a stage."""
 
-    dtype: Dtype
-    """Of weights, gradients, activations and cache; logits and moments are float32."""
+    precision: Precision
+    """Of products and what they keep; weights, gradients, moments and caches are float32."""
+    device: Device = "cuda"
+    """A CPU's RMSNorm is not fused, and its allocator leaves gaps."""
     row_tokens: Positive
     """Tokens of a row: T; of a pair, 2 T."""
     micro_rows: Natural = 0
     """Rows (or pairs) in one forward pass with gradient."""
+    micro_batches: Positive = 1
+    """Forward passes of an update: with several, the gradients of earlier ones lie beside the activations."""
+    whole_logits: bool = False
+    """PPO's; pretraining and SFT make the loss chunk by chunk."""
     slots: Natural = 0
     """Rows sampled at once."""
     ranks: Positive = 1
@@ -71,38 +90,56 @@ class Setup(Record):
     checkpointing: bool = False
     """Keep the input of each block only, and run it again on the way back."""
 
+    @property
+    def adjustable(self) -> bool:
+        """Whether checkpointing and bfloat16 can be turned on: sampling and PPO have neither."""
+        return self.micro_rows > 0 and not self.whole_logits
+
+    @property
+    def tokens(self) -> int:
+        """Of one forward pass with gradient."""
+        return self.micro_rows * self.row_tokens
+
 
 class Memory(Record):
-    """Bytes on one rank, at most: gradients of earlier micro-batches are there already."""
+    """Bytes on one rank, at most."""
 
     weights: int
-    """Of all models, in `dtype`; adapters in float32."""
+    """Of all models."""
     gradients: int
-    """In `dtype`; of adapters in float32."""
+    """Of all that is trained."""
     moments: int
-    """AdamW's, float32."""
-    master: int
-    """Float32 copies of bfloat16 weights."""
+    """AdamW's."""
+    casts: int
+    """In bfloat16 on one process: the linear layers' weights, cast once a forward pass."""
     gathered: int
     """Under FSDP: embeddings, output, the block at work and the next one, whole."""
     activations: int
     """Kept for the way back."""
-    logits: int
-    """Log-probabilities and their gradients, float32."""
+    loss: int
+    """Logits and what is made of them."""
+    fragments: int
+    """Gaps that a CPU's allocator leaves."""
     kv_cache: int
-    """Keys and values while sampling, when there are no activations."""
+    """Keys and values while sampling, when there are neither activations nor gradients."""
+    accumulating: bool
+    """Whether gradients are there when activations are at their most."""
 
     @computed_field
     @property
     def total(self) -> int:
-        at_work = max(self.activations + self.logits, self.kv_cache)
-        return self.weights + self.gradients + self.moments + self.master + self.gathered + at_work
+        forward = self.activations + self.loss + self.fragments
+        training = forward + self.gradients if self.accumulating else max(forward, self.gradients)
+        return self.weights + self.moments + self.casts + self.gathered + max(training, self.kv_cache)
 
     @computed_field
     @property
     def largest(self) -> str:
         """The component that takes most."""
-        return max(self.__class__.model_fields, key=lambda name: getattr(self, name))
+        return max(COMPONENTS, key=lambda name: getattr(self, name))
+
+
+COMPONENTS = [name for name in Memory.model_fields if name != "accumulating"]
 
 
 def linear_layers(config: ModelConfig) -> dict[str, tuple[int, int]]:
@@ -136,29 +173,60 @@ def adapter_count(config: ModelConfig, lora: LoRAConfig) -> int:
     return lora.rank * (config.n_layers * blocks + output)
 
 
-def activation_bytes(network: Network, tokens: int, dtype: Dtype, checkpointing: bool = False) -> int:
-    """Return what a forward pass over so many tokens keeps; checkpointed, each block's input and all of one.
+def activation_bytes(network: Network, setup: Setup) -> int:
+    """Return what a forward pass keeps; checkpointed, each block's input and all of one block.
 
     Counted as in Korthikanti et al. (arXiv 2205.05198, section 4.1) for these blocks: both norms' inputs, the
     inputs of q, k and v, of wo and of the FFN, and q are D wide, k and v K E; SwiGLU keeps four tensors F
     wide, GELU two. Fused attention keeps no scores. With GELU, dropout (a byte a mask) and bfloat16 that is
     their 34 D a layer. A frozen layer keeps no input, its adapter a float32 copy of it, and a mask.
+    One process keeps the stream, the norms' inputs, in float32; a CPU keeps normed inputs before their scale
+    too, and where heads are narrow q, k, v and the answer in float32.
     """
-    config, lora, size = network.config, network.lora, BYTES[dtype]
-    hidden = config.ffn_dim * (4 if config.variant.ffn == "swiglu" else 2)
-    width = 6 * config.dim + 2 * config.n_kv_heads * config.head_dim + hidden
-    block = width * size + (2 * config.dim if config.variant.dropout else 0)
+    config, lora, size = network.config, network.lora, BYTES[setup.precision]
+    on_cpu, stream = setup.device == "cpu", 4 if setup.ranks == 1 else size
+    heads = 2 * config.dim + 2 * config.n_kv_heads * config.head_dim  # q, the answer, k and v
+    block = 2 * config.dim * stream + heads * size
+    block += (2 * config.dim + config.ffn_dim * (4 if config.variant.ffn == "swiglu" else 2)) * size
+    if on_cpu and config.variant.norm == "rms":
+        block += 2 * config.dim * 4
+    if on_cpu and size < 4 and config.head_dim < NARROW:
+        block += heads * 4 - (heads - config.dim) * size  # of the answer wo's input stays
+    block += 2 * config.dim if config.variant.dropout else 0
     if lora:
         inputs = sum(inputs for name, (inputs, _) in linear_layers(config).items() if name in lora.targets)
-        block += inputs * (ADAPTER_BYTES + (lora.dropout > 0)) - (2 * config.dim + config.ffn_dim) * size
-    if checkpointing:
-        return tokens * (config.n_layers * config.dim * size + block)
-    return tokens * config.n_layers * block
+        block += inputs * (4 + (lora.dropout > 0)) - (2 * config.dim + config.ffn_dim) * size
+    if setup.checkpointing:
+        return setup.tokens * (config.n_layers * config.dim * stream + block)
+    return setup.tokens * config.n_layers * block
 
 
-def cache_bytes(config: ModelConfig, tokens: int, dtype: Dtype) -> int:
-    """Return the bytes of keys and values of so many tokens: 2 L K E each."""
-    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * tokens * BYTES[dtype]
+def loss_bytes(network: Network, setup: Setup) -> int:
+    """Return what a forward pass has at once on its way from the last states to the loss.
+
+    The last norm's input, states and their gradient [T, D], the output's gradient [V, D], and for a chunk of C
+    positions logits [C, V], states and product [C, D]; a CPU turns over the chunk or the weight. PPO keeps all logits.
+    """
+    if network.scalar:
+        return 0
+    dim, vocabulary, tokens, size = (
+        network.config.dim,
+        network.config.vocab_size,
+        setup.tokens,
+        BYTES[setup.precision],
+    )
+    if setup.whole_logits:
+        return WHOLE_LOGITS_BYTES * tokens * vocabulary
+    chunk = min(tokens, max(1, CHUNK_BYTES[setup.device] // (4 * vocabulary)))
+    logits = vocabulary * (4 if size == 4 else 4 + size)
+    turned = max(min(vocabulary, PIECE) * chunk, vocabulary * dim) * size if setup.device == "cpu" else 0
+    matrix = dim * vocabulary * (4 if size == 4 else 4 + size)  # the gradient, and the cast weight
+    return tokens * dim * (4 + 2 * size) + chunk * (logits + 2 * dim * size) + turned + matrix
+
+
+def cache_bytes(config: ModelConfig, tokens: int) -> int:
+    """Return the bytes of keys and values of so many tokens, float32: 2 L K E each."""
+    return 2 * config.n_layers * config.n_kv_heads * config.head_dim * tokens * 4
 
 
 def gathered_bytes(networks: Sequence[Network], setup: Setup) -> int:
@@ -166,31 +234,29 @@ def gathered_bytes(networks: Sequence[Network], setup: Setup) -> int:
     if setup.ranks == 1:
         return 0
     whole = (root_count(n.config, n.scalar) + 2 * block_count(n.config) for n in networks)
-    return max(whole) * BYTES[setup.dtype]
+    return max(whole) * BYTES[setup.precision]
 
 
 def memory(networks: Sequence[Network], setup: Setup) -> Memory:
-    """Return the memory of one rank; the first network is the one that samples.
-
-    Mixed precision is counted as in ZeRO (arXiv 1910.02054, section 3.1): 2 + 2 + 12 bytes a parameter.
-    """
-    size, tokens = BYTES[setup.dtype], setup.micro_rows * setup.row_tokens
+    """Return the memory of one rank; the first network is the one that samples."""
     trained = [network for network in networks if network.trained]
-    full = sum(network.trained_parameters for network in trained if not network.lora)
-    adapters = sum(network.trained_parameters for network in trained if network.lora)
+    parameters = sum(network.trained_parameters for network in trained)
+    casting = setup.precision == "bfloat16" and setup.ranks == 1
+    activations = sum(activation_bytes(network, setup) for network in trained)
+    loss = sum(loss_bytes(network, setup) for network in trained)
 
     def share(total: float) -> int:
         return round(total / setup.ranks)
 
     return Memory(
-        weights=share(sum(network.weight_bytes(setup.dtype) for network in networks)),
-        gradients=share(size * full + ADAPTER_BYTES * adapters),
-        moments=share(MOMENTS_BYTES * (full + adapters)),
-        master=share(MASTER_BYTES * full) if setup.dtype == "bfloat16" else 0,
+        weights=share(sum(network.weight_bytes() for network in networks)),
+        gradients=share(GRADIENT_BYTES * parameters),
+        moments=share(MOMENTS_BYTES * parameters),
+        casts=sum(2 * network.layer_parameters for network in trained if casting and not network.bits),
         gathered=gathered_bytes(networks, setup),
-        activations=sum(
-            activation_bytes(network, tokens, setup.dtype, setup.checkpointing) for network in trained
-        ),
-        logits=sum(LOGITS_BYTES * tokens * n.config.vocab_size for n in trained if not n.scalar),
-        kv_cache=cache_bytes(networks[0].config, setup.slots * setup.row_tokens, setup.dtype),
+        activations=activations,
+        loss=loss,
+        fragments=round(FRAGMENTS * (activations + loss)) if setup.device == "cpu" else 0,
+        kv_cache=cache_bytes(networks[0].config, setup.slots * setup.row_tokens),
+        accumulating=setup.micro_batches > 1,
     )

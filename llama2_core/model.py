@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llama2_core.config import ModelConfig
+from llama2_core.footprint import NARROW
 from llama2_core.linear import Linear
 from llama2_core.positions import position_table, rotary_table, rotate, turns
 
@@ -100,13 +101,9 @@ def rounded(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-WIDE = 64
-"""Heads narrower than this a CPU attends with in float32: its kernel for bfloat16 is up to three times slower."""
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor, window: Window | None, dropout: float) -> Tensor:
     """Return the values [B, T, H, E] that queries [B, T, H, E] see by keys and values [B, slots, K, E]."""
-    if q.is_cpu and torch.is_autocast_enabled("cpu") and q.shape[-1] < WIDE:
+    if q.is_cpu and torch.is_autocast_enabled("cpu") and q.shape[-1] < NARROW:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), window, dropout).type_as(v)
     return F.scaled_dot_product_attention(

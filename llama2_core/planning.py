@@ -6,10 +6,27 @@ from typing import Annotated
 from pydantic import Field, computed_field
 
 from llama2_core.config import Natural, NaturalFloat, Positive, PositiveFloat, Record
-from llama2_core.footprint import Dtype, Memory, Network, Setup, memory
+from llama2_core.footprint import Device, Memory, Network, Setup, activation_bytes, memory
 
 KG_CO2_PER_KWH = 0.4235
 """That every row of Llama 2 Table 2 implies."""
+MOVES, MOVES_AGAIN = 5, 2
+"""Of each byte kept for the way back: it is written and read, read on the way back, its gradient written and read;
+checkpointed, it is written and read twice."""
+MEASURED_UTILISATION = 0.85
+"""What products of a model's shapes reach of a large square one's speed (benchmarks/planner.py)."""
+UPDATE_BYTES = 48
+"""Moved for a parameter in an update: gradients written, read for their norm, read and written by clipping; then AdamW
+reads weight, gradient and moments, and writes all but the gradient."""
+
+
+class PeakFlops(Record):
+    """Of each accelerator in one second, dense."""
+
+    float32: PositiveFloat
+    """TF32 not counted."""
+    bfloat16: PositiveFloat
+    """Accumulated in float32."""
 
 
 class Cluster(Record):
@@ -19,14 +36,16 @@ class Cluster(Record):
     """How many; a process each."""
     memory_bytes: Positive
     """Of each."""
+    memory_shared_by: Positive = 1
+    """Processes that this memory is for together, on a CPU."""
     memory_bytes_per_second: PositiveFloat
-    """How fast each reads its memory, which is what bounds sampling."""
-    dtype: Dtype
-    """What runs are planned in."""
-    peak_flops: PositiveFloat
-    """Of each in one second, in that dtype, dense."""
+    """How fast each reads and writes its memory: what bounds sampling, and all of training but its products."""
+    device: Device = "cuda"
+    """What kind."""
+    peak_flops: PeakFlops
+    """By the precision that a stage is trained in."""
     utilisation: Annotated[float, Field(gt=0, le=1)]
-    """Share of the peak that training reaches, model FLOPs only (MFU)."""
+    """Share of the peak that products of matrices reach. All in all training reaches less (MFU)."""
     power_watts: PositiveFloat
     """Of each."""
     pue: Annotated[float, Field(ge=1)] = 1.0
@@ -92,12 +111,13 @@ def plan(work: Workload, cluster: Cluster) -> Plan:
     hours = hours_of(work, needed, cluster)
     accelerator_hours = hours * work.setup.ranks
     energy = kwh(accelerator_hours, cluster.power_watts, cluster.pue)
-    fits = needed.total <= cluster.memory_bytes
+    capacity = cluster.memory_bytes // min(cluster.memory_shared_by, work.setup.ranks)
+    fits = needed.total <= capacity
     return Plan(
         workload=work,
         memory=needed,
-        capacity_bytes=cluster.memory_bytes,
-        change="" if fits else smallest_change(work.networks, work.setup, cluster.memory_bytes),
+        capacity_bytes=capacity,
+        change="" if fits else smallest_change(work.networks, work.setup, capacity),
         hours=hours,
         accelerator_hours=accelerator_hours,
         kwh=energy,
@@ -107,15 +127,26 @@ def plan(work: Workload, cluster: Cluster) -> Plan:
 
 
 def hours_of(work: Workload, needed: Memory, cluster: Cluster) -> float:
-    """Return hours of arithmetic at the expected utilisation, and of reading memory while sampling.
+    """Return hours of products, and of moving memory for all else.
 
     Checkpointing runs every forward pass twice: a third more. A step of sampling reads all weights and the
     cache (Pope et al., arXiv 2211.05102, section 2).
     """
-    flops = work.flops * (4 / 3 if work.setup.checkpointing else 1)
-    arithmetic = flops / (work.setup.ranks * cluster.peak_flops * cluster.utilisation)
-    read = work.decoded_tokens * (work.networks[0].weight_bytes(work.setup.dtype) + needed.kv_cache)
-    return (arithmetic + read / cluster.memory_bytes_per_second) / 3600
+    setup = work.setup
+    flops = work.flops * (4 / 3 if setup.checkpointing else 1)
+    products = flops / (getattr(cluster.peak_flops, setup.precision) * cluster.utilisation)
+    read = work.decoded_tokens * (work.networks[0].weight_bytes() + needed.kv_cache)
+    moved = (training_traffic(work) + read) / cluster.memory_bytes_per_second
+    return (products + moved) / setup.ranks / 3600
+
+
+def training_traffic(work: Workload) -> float:
+    """Return the bytes that all of a stage's training moves through memory, products aside."""
+    one = work.setup.model_copy(update={"micro_rows": 1, "row_tokens": 1, "checkpointing": False})
+    moves = MOVES + (MOVES_AGAIN if work.setup.checkpointing else 0)
+    trained = [network for network in work.networks if network.trained]
+    kept = work.tokens * sum(activation_bytes(network, one) for network in trained)
+    return moves * kept + UPDATE_BYTES * work.updates * sum(network.trained_parameters for network in trained)
 
 
 def forward_flops(network: Network, tokens: int) -> float:
@@ -143,27 +174,32 @@ def smallest_change(networks: Sequence[Network], setup: Setup, capacity_bytes: i
     least = setup.model_copy(
         update={
             "micro_rows": min(1, setup.micro_rows),
+            "micro_batches": setup.micro_batches * max(1, setup.micro_rows),
             "slots": min(1, setup.slots),
-            "checkpointing": setup.micro_rows > 0,
-            "dtype": "bfloat16",
+            "checkpointing": setup.adjustable,
+            "precision": "bfloat16" if setup.adjustable else setup.precision,
         }
     )
+    known = "one row at a time" + (", checkpointing, bfloat16" if setup.adjustable else "")
     while memory(networks, least).total > capacity_bytes:
         if 2 * least.ranks > least.most_ranks:
-            return "take a smaller model: one row at a time, checkpointing and bfloat16 are not enough"
+            return f"take a smaller model: {known} are not enough"
         least = least.model_copy(update={"ranks": 2 * least.ranks})
-    return f"all together: one row at a time, checkpointing, bfloat16, {least.ranks} ranks"
+    return f"all together: {known}" + (f", {least.ranks} ranks" if least.ranks > 1 else "")
 
 
 def single_changes(setup: Setup, needed: Memory) -> Iterator[tuple[str, Setup]]:
     """Yield the changes that a setup leaves open, the cheapest first."""
-    sampling = needed.kv_cache > needed.activations + needed.logits
-    rows, count = ("slots", setup.slots) if sampling else ("micro_rows", setup.micro_rows)
-    if count > 1:
-        yield f"halve {rows} to {count // 2}", setup.model_copy(update={rows: count // 2})
-    if setup.micro_rows and not setup.checkpointing:
+    sampling = needed.kv_cache > needed.activations + needed.loss
+    if sampling and setup.slots > 1:
+        yield f"halve slots to {setup.slots // 2}", setup.model_copy(update={"slots": setup.slots // 2})
+    if not sampling and setup.micro_rows > 1:
+        rows, batches = setup.micro_rows // 2, 2 * setup.micro_batches
+        halved = setup.model_copy(update={"micro_rows": rows, "micro_batches": batches})
+        yield f"halve micro_rows to {rows}", halved
+    if setup.adjustable and not setup.checkpointing:
         yield "turn on checkpointing", setup.model_copy(update={"checkpointing": True})
     if (ranks := 2 * setup.ranks) <= setup.most_ranks:
         yield f"shard over {ranks} ranks", setup.model_copy(update={"ranks": ranks})
-    if setup.dtype == "float32":
-        yield "use bfloat16", setup.model_copy(update={"dtype": "bfloat16"})
+    if setup.adjustable and setup.precision == "float32":
+        yield "use bfloat16", setup.model_copy(update={"precision": "bfloat16"})

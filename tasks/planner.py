@@ -4,11 +4,13 @@ Rows that data will fill are counted full, a dialog to a row and every row as lo
 said is the most that a stage can take. Evaluation, and all that needs no accelerator, is left out.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from llama2_core.config import ModelConfig
-from llama2_core.footprint import Network, Setup
+from llama2_core.config import ModelConfig, Precision
+from llama2_core.errors import ConfigError
+from llama2_core.footprint import BYTES, COMPONENTS, Network, Setup
 from llama2_core.planning import Cluster, Plan, Workload, forward_flops, plan, training_flops
 from tasks.recipes import (
     ComparisonsRecipe,
@@ -20,6 +22,8 @@ from tasks.recipes import (
     RewardRecipe,
 )
 from tasks.runtime import Execution
+
+SUMS = ("hours", "kwh", "kg_co2", "price")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Planner:
         return Workload(
             stage="pretraining",
             networks=(network,),
-            setup=self._training(loop.rows, row_tokens),
+            setup=self._training(loop.rows, row_tokens, loop.precision),
             tokens=tokens,
             updates=loop.steps,
             flops=tokens * training_flops(network, row_tokens),
@@ -52,7 +56,7 @@ class Planner:
         return Workload(
             stage=stage,
             networks=(network,),
-            setup=self._training(recipe.rows, self.context),
+            setup=self._training(recipe.rows, self.context, recipe.precision),
             tokens=tokens,
             updates=ceil(dialogs * recipe.epochs / recipe.rows),
             flops=tokens * training_flops(network, self.context),
@@ -65,7 +69,7 @@ class Planner:
         return Workload(
             stage=stage,
             networks=(network,),
-            setup=self._training(recipe.rows, 2 * self.context),
+            setup=self._training(recipe.rows, 2 * self.context, recipe.precision),
             tokens=tokens,
             updates=ceil(pairs * recipe.epochs / recipe.rows),
             flops=tokens * training_flops(network, self.context),
@@ -114,11 +118,10 @@ class Planner:
         batches = ppo.iterations * ceil(ppo.batch_rows / self.execution.slots) + looks * ceil(
             held_out / self.execution.slots
         )
-        micro_rows = min(ppo.micro_rows, ppo.mini_batch_rows)
         return Workload(
             stage="PPO",
             networks=networks,
-            setup=self._one_process(micro_rows),
+            setup=self._one_process(ppo.mini_batch_rows, ppo.micro_rows),
             tokens=learned * self.context,
             updates=ppo.iterations * ppo.batch_rows // ppo.mini_batch_rows,
             flops=self.context * ((learned + looked) * read + learned * update),
@@ -126,25 +129,31 @@ class Planner:
             bound=f"at most {ppo.iterations:,} iterations, answers as long as the context",
         )
 
-    def _training(self, rows: int, row_tokens: int) -> Setup:
+    def _training(self, rows: int, row_tokens: int, precision: Precision) -> Setup:
         ranks = min(self.cluster.accelerators, rows)  # the others would have nothing to do
+        share = ceil(rows / ranks)
+        micro_rows = min(self.execution.micro_rows, share)
         return Setup(
-            dtype=self.cluster.dtype,
+            precision=precision,
+            device=self.cluster.device,
             row_tokens=row_tokens,
-            micro_rows=min(self.execution.micro_rows, ceil(rows / ranks)),
+            micro_rows=micro_rows,
+            micro_batches=ceil(share / micro_rows),
             ranks=ranks,
             most_ranks=rows,
             checkpointing=self.execution.activation_checkpointing,
         )
 
-    def _one_process(self, micro_rows: int = 0) -> Setup:
-        """Sampling and PPO are not spread."""
+    def _one_process(self, rows: int = 0, micro_rows: int = 0) -> Setup:
+        """Sampling and PPO are not spread, and float32."""
         return Setup(
-            dtype=self.cluster.dtype,
+            precision="float32",
+            device=self.cluster.device,
             row_tokens=self.context,
-            micro_rows=micro_rows,
+            micro_rows=min(rows, micro_rows),
+            micro_batches=ceil(rows / micro_rows) if rows else 1,
+            whole_logits=True,
             slots=self.execution.slots,
-            checkpointing=self.execution.activation_checkpointing and micro_rows > 0,
         )
 
 
@@ -179,3 +188,67 @@ def plans(recipe: Llama2Recipe, execution: Execution, cluster: Cluster) -> list[
     """Return the plan of every stage of a run."""
     planner = Planner(recipe.pretrain.model, cluster, execution)
     return [plan(work, cluster) for work in workloads(recipe, planner)]
+
+
+def refuse_what_does_not_fit(planned: Sequence[Plan]) -> None:
+    """Raise ConfigError for the stage that is furthest from fitting."""
+    if beyond := [each for each in planned if not each.fits]:
+        worst = max(beyond, key=lambda each: each.memory.total)
+        largest = worst.memory.largest
+        others = f" ({len(beyond) - 1} more stages do not fit either)" if len(beyond) > 1 else ""
+        raise ConfigError(
+            f"{worst.workload.stage} does not fit: it takes {gigabytes(worst.memory.total)} of "
+            f"{gigabytes(worst.capacity_bytes)} GB, most of it {largest.replace('_', ' ')} "
+            f"({gigabytes(getattr(worst.memory, largest))} GB); smallest change: {worst.change}{others}"
+        )
+
+
+def cost_rows(planned: Sequence[Plan]) -> list[list[str]]:
+    """Return the titles, a row a stage, and their sums."""
+    rows = [["stage", "parameters", "tokens", "updates", "FLOPs", "ranks", "hours", "kWh", "kg CO2", "price"]]
+    for each in planned:
+        work = each.workload
+        counts = map(short, (work.networks[0].parameters, work.tokens, work.updates))
+        sums = (amount(getattr(each, name)) for name in SUMS)
+        rows.append([work.stage, *counts, f"{work.flops:.1e}", str(work.setup.ranks), *sums])
+    if len(planned) > 1:
+        rows.append(
+            ["all", *[""] * 5, *(amount(sum(getattr(each, name) for each in planned)) for name in SUMS)]
+        )
+    return rows
+
+
+def memory_rows(planned: Sequence[Plan]) -> list[list[str]]:
+    """Return the titles and a row a stage, GB by component; one that no stage has is left out."""
+    names = [name for name in COMPONENTS if any(getattr(each.memory, name) for each in planned)] + ["total"]
+    rows = [["stage", *(name.replace("_", " ") for name in names)]]
+    for each in planned:
+        over = "" if each.fits else " (too much)"
+        sizes = [gigabytes(getattr(each.memory, name)) for name in names]
+        rows.append([each.workload.stage, *sizes[:-1], sizes[-1] + over])
+    return rows
+
+
+def remarks(planned: Sequence[Plan]) -> list[str]:
+    """Return which stages have which precision, and what unknown sizes were taken from."""
+    stages = {
+        name: [p.workload.stage for p in planned if p.workload.setup.precision == name] for name in BYTES
+    }
+    told = [f"In {precision}: {', '.join(names)}" for precision, names in stages.items() if names]
+    return told + [f"{each.workload.stage}: {each.workload.bound}" for each in planned if each.workload.bound]
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f}"
+
+
+def amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def short(count: int) -> str:
+    """Return a count to three digits: 6.74B."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

@@ -1,5 +1,6 @@
-"""Pages from the templates beside this file: in HTML what a variable holds is escaped, elsewhere not."""
+"""Pages from the templates beside this file, where HTML escapes what a variable holds, and tables in Markdown."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,3 +17,9 @@ _ENVIRONMENT = jinja2.Environment(
 
 def render_template(name: str, **facts: Any) -> str:
     return _ENVIRONMENT.get_template(name).render(facts)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of them titles, as a table; all but the first column are numbers."""
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from llama2_core.config import MeshConfig, Natural, NaturalFloat, Positive, PositiveFloat, Record, Share
-from llama2_core.planning import KG_CO2_PER_KWH
+from llama2_core.planning import KG_CO2_PER_KWH, Cluster
 
 
 class Execution(Record):
@@ -63,6 +63,10 @@ class Runtime(Execution):
     """Ray cluster that filters documents: `local`, `auto`, host:6379 or ray://host:10001; empty, processes here."""
     too_long_share: Share = 0.1
     """Share of dialogs, comparisons or prompts that may be too long; with more, a stage does not start."""
+    cluster: Cluster | None = None
+    """What a run is planned for; this machine, measured, when left out."""
+    start_what_does_not_fit: bool = False
+    """Start a run although its plan, which says the most that it takes, is larger than the memory."""
     least_free_bytes: Natural = 1 << 30
     """Free disk space demanded before a run starts."""
     watts_per_core: NaturalFloat = 15.0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.process import Meter, die_with_parent
+from tasks.process import Meter, die_with_parent, release_freed_memory
 
 if (
     __name__ == "__main__"
@@ -67,6 +67,7 @@ def perform(directory: Path) -> None:
 
 
 def _perform(directory: Path) -> None:
+    release_freed_memory()  # the last stage's
     meter = Meter()
     job = json.loads((directory / "job.json").read_text())
     execution = Execution.model_validate(job["settings"])

@@ -26,6 +26,10 @@ LEAVING_SECONDS = 5.0
 """For torchrun to end by itself after its stage is done."""
 LOOPBACK = "lo" if sys.platform == "linux" else "lo0"
 
+KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""oneDNN keeps the code that it makes for the last 1,024 shapes: a quarter of a gigabyte where lengths vary. One step
+has about 20."""
+
 _waiting: dict[int, list[subprocess.Popen[str]]] = {}
 """Threads -> processes that have nothing to do. They end when this process does: their input ends."""
 
@@ -160,7 +164,7 @@ def _start(
         stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**(environment or {}), **os.environ, "OMP_NUM_THREADS": str(threads)},
+        env={**KERNELS, **(environment or {}), **os.environ, "OMP_NUM_THREADS": str(threads)},
         start_new_session=True,
         preexec_fn=die_with_parent,
     )

@@ -10,14 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from llama2_core.footprint import CHUNK_BYTES, PIECE
 from llama2_core.linear import product
 
 IGNORED = -100
 """The target of a position that is not counted."""
-CHUNK_BYTES = {"cpu": 30 * 2**20, "cuda": 512 * 2**20}
-"""Of float32 logits. Larger ones glibc takes from the system anew each time, page by page."""
-PIECE = 4096
-"""Tokens whose weights get their gradient at once: it is added while it is in the cache."""
 
 
 def fused_cross_entropy(
@@ -58,15 +55,13 @@ class _FusedCrossEntropy(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
         counted = (targets != IGNORED).nonzero().squeeze(1)
         for chunk in counted.split(max(1, CHUNK_BYTES[kind] // (4 * len(weight)))):
-            states = hidden[chunk].to(dtype)
-            logits = product(states, matrix).float()
-            losses[chunk] = _losses(logits, targets[chunk] - first, smoothing, group)
-            slopes = logits.to(dtype)
+            answers = targets[chunk] - first
+            losses[chunk], slopes = _pass(
+                hidden[chunk].to(dtype), matrix, answers, smoothing, group, of_weight
+            )
             if of_hidden is not None:
                 of_hidden[chunk] = product(slopes, matrix.T).to(hidden.dtype)
-            if of_weight is not None:
-                for part, piece in zip(of_weight.split(PIECE), slopes.split(PIECE, 1), strict=True):
-                    part += product(piece.T, states.T)
+            del slopes  # before the next chunk's are made
         if of_hidden is not None and group:
             dist.all_reduce(of_hidden, group=group)
         ctx.gradients = of_hidden, of_weight if of_weight is None else of_weight.to(weight.dtype)
@@ -83,6 +78,24 @@ class _FusedCrossEntropy(torch.autograd.Function):
                 if gradient is not None:
                     gradient.mul_(upstream[0])
         return *gradients, None, None, None, None, None
+
+
+def _pass(
+    states: Tensor,
+    matrix: Tensor,
+    targets: Tensor,
+    smoothing: float,
+    group: dist.ProcessGroup | None,
+    of_weight: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return a chunk's losses [C] and slopes [C, V], and add to the weight's gradient."""
+    logits = product(states, matrix).float()
+    losses = _losses(logits, targets, smoothing, group)
+    slopes = logits.to(states.dtype)
+    if of_weight is not None:
+        for part, piece in zip(of_weight.split(PIECE), slopes.split(PIECE, 1), strict=True):
+            part += product(piece.T, states.T)
+    return losses, slopes
 
 
 def _losses(logits: Tensor, targets: Tensor, smoothing: float, group: dist.ProcessGroup | None) -> Tensor:

@@ -1,5 +1,6 @@
 """What a run uses: tokens a second, share of the machine's measured peak (MFU), waiting for data, memory."""
 
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from pathlib import Path
 import torch
 
 from llama2_core.config import Precision
+from llama2_core.linear import product
 from llama2_core.training import distributed
 
-SIDE, TRIAL_SECONDS = 1024, 0.1
-"""Of the square matrices whose product measures the peak, eight times that on a GPU; the best trial counts."""
+SIDE, VECTOR, TRIAL_SECONDS = 1024, 2**24, 0.25
+"""Of the square matrices whose product measures the peak, and of the vectors whose sum measures the bandwidth; more on
+a GPU. The best trial counts."""
 
 
 class Speedometer:
@@ -56,20 +59,29 @@ def measured_peak_flops(device: torch.device, precision: Precision) -> float:
     side = SIDE * (8 if device.type == "cuda" else 1)
     own = torch.Generator(device)  # the run's own generator is not to be moved on
     a, b = torch.rand(2, side, side, generator=own, device=device, dtype=getattr(torch, precision))
-    _seconds(a, b)  # threads and libraries start
-    best, until = _seconds(a, b), time.perf_counter() + TRIAL_SECONDS
-    while time.perf_counter() < until:
-        best = min(best, _seconds(a, b))
-    return 2 * side**3 / best
+    product(a, b)  # threads and libraries start
+    return 2 * side**3 / _best_seconds(lambda: product(a, b), device)
 
 
-def _seconds(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Return how long a product takes."""
-    started = time.perf_counter()
-    torch.mm(a, b)
-    if a.is_cuda:
-        torch.cuda.synchronize(a.device)
-    return time.perf_counter() - started
+@lru_cache
+def measured_bandwidth(device: torch.device) -> float:
+    """Return the bytes a second that adding two vectors moves, their sum into new memory, as most of training does."""
+    count = VECTOR * (16 if device.type == "cuda" else 1)
+    own = torch.Generator(device)
+    a, b = torch.rand(2, count, generator=own, device=device)
+    return 3 * 4 * count / _best_seconds(lambda: a + b, device)
+
+
+def _best_seconds(work: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """Return how long the best of some trials took."""
+    best, until = math.inf, time.perf_counter() + TRIAL_SECONDS
+    while time.perf_counter() < until or math.isinf(best):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return best
 
 
 def memory_bytes() -> int:

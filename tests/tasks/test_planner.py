@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama2_core.planning import Cluster, Plan
+from llama2_core.planning import Cluster, PeakFlops, Plan
 from llama2_core.presets import TINY_0_9M
 from tasks.planner import plans
 from tasks.recipes import Llama2Recipe
@@ -11,8 +11,8 @@ from tasks.runtime import Runtime
 CLUSTER = Cluster(
     memory_bytes=8_000_000_000,
     memory_bytes_per_second=2e10,
-    dtype="float32",
-    peak_flops=2e11,
+    device="cpu",
+    peak_flops=PeakFlops(float32=2e11, bfloat16=1e11),
     utilisation=0.3,
     power_watts=30,
     price_per_hour=0,
@@ -49,7 +49,9 @@ def test_pretraining(planned: dict[str, Plan]) -> None:
     assert (work.updates, work.tokens, work.bound) == (1900, 1900 * 16 * 128, "")
     assert work.flops == work.tokens * 3 * FORWARD
     assert work.setup.micro_rows == 16
-    assert planned["pretraining"].hours == pytest.approx(work.flops / 6e10 / 3600)
+    moved = 5 * 4 * 2688 * 4 * work.tokens + 48 * POLICY * 1900  # 4 layers of 8 x 128 + 128 + 4 x 384
+    assert planned["pretraining"].hours == pytest.approx((work.flops / 6e10 + moved / 2e10) / 3600)
+    assert (work.setup.precision, work.setup.micro_batches) == ("float32", 1)
     assert planned["pretraining"].memory.weights == 4 * POLICY
 
 
@@ -67,7 +69,7 @@ def test_reward_models_are_bounded_by_their_prompts(planned: dict[str, Plan]) ->
     assert (second.updates, second.tokens) == (150, 4800 * 2 * 128)
     assert first.flops == first.tokens * 3 * SCALAR_FORWARD
     memory = planned["safety reward model 1"].memory
-    assert (memory.weights, memory.logits) == (4 * SCALAR, 0)
+    assert (memory.weights, memory.loss) == (4 * SCALAR, 0)
     assert memory.activations == 2 * planned["pretraining"].memory.activations * 32 / 16
 
 
@@ -97,7 +99,7 @@ def test_ppo_holds_five_models_and_trains_two(planned: dict[str, Plan]) -> None:
     assert made.workload.decoded_tokens == (200 * 4 + 41 * 2) * 48
     assert made.memory.weights == 4 * (2 * POLICY + 3 * SCALAR)
     assert made.memory.moments == 8 * (POLICY + SCALAR)
-    assert made.memory.logits == 16 * 128 * TINY_0_9M.vocab_size * 12
+    assert made.memory.loss == 16 * 128 * TINY_0_9M.vocab_size * 12
 
 
 def test_training_is_spread_and_sampling_is_not() -> None:
@@ -120,7 +122,14 @@ def test_checkpointing_saves_activations_and_costs_time(planned: dict[str, Plan]
         each.workload.stage: each
         for each in plans(Llama2Recipe(), Runtime(activation_checkpointing=True), CLUSTER)
     }
-    for stage in ("pretraining", "PPO"):
-        assert kept[stage].memory.activations < planned[stage].memory.activations / 2
-        assert kept[stage].hours > planned[stage].hours
-    assert kept["comparisons 1"] == planned["comparisons 1"]
+    assert kept["pretraining"].memory.activations < planned["pretraining"].memory.activations / 2
+    assert kept["pretraining"].hours > planned["pretraining"].hours
+    for stage in ("PPO", "comparisons 1"):  # which have none
+        assert kept[stage] == planned[stage]
+
+
+def test_each_stage_is_planned_in_its_own_precision() -> None:
+    half = Llama2Recipe.model_validate({"sft": {"precision": "bfloat16"}})
+    found = {each.workload.stage: each.workload.setup for each in plans(half, Runtime(micro_rows=4), CLUSTER)}
+    assert (found["SFT"].precision, found["pretraining"].precision) == ("bfloat16", "float32")
+    assert (found["SFT"].micro_rows, found["SFT"].micro_batches, found["SFT"].device) == (4, 4, "cpu")
