@@ -70,7 +70,7 @@ def test_a_run_has_its_plan_in_prefect_and_what_does_not_fit_is_refused(
     )
     with pytest.raises(
         ConfigError,
-        match="reward model 1 does not fit: .* smallest change: all together: .* bfloat16 .8 more",
+        match=r"reward model 1 does not fit: .* smallest change: all together: .* bfloat16 .8 more",
     ):
         planning(small)
     assert "(too much)" in str(getattr(Artifact.get("plan"), "data", ""))
