@@ -2,8 +2,8 @@
 
 `python -m benchmarks.training [--sizes 0.9M 5M] [--precisions float32 bfloat16]`. Every contender runs in
 a process of its own, eager and compiled, and they take turns, so that what else the machine does falls on all alike. A
-round's ratio is our faster one to a peer's faster one. Last comes the share of our steps that is spent outside forward,
-backward and optimizer.
+round's ratio is our faster one to a peer's faster one. Last come the share of our steps that is spent outside forward,
+backward and optimizer, and by how many steps a checkpoint delays the training.
 """
 
 # ruff: noqa: PLC0415 (a contender's process imports what it needs, so that its peak is its own)
@@ -19,6 +19,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama2_core.config import LoopConfig, MeshConfig, ModelConfig, OptimizerConfig, Precision
@@ -247,6 +248,38 @@ def spend_outside(job: Job, parent: Connection) -> None:
     parent.send(1 - seconds / (time.perf_counter() - started))
 
 
+def stall(job: Job, parent: Connection) -> None:
+    """Send by how many of our steps a checkpoint delays training, all that is written beside it included."""
+    import torch
+
+    from llama2_core.training.loop import train
+    from llama2_core.training.snapshots import Snapshots
+
+    torch.set_num_threads(job.threads)
+    state, objective, batches, config = run_of(job)
+    reports, delays = train(state, objective, batches, config), []
+    for _ in range(WARM_UP):
+        next(reports)
+    with tempfile.TemporaryDirectory() as folder:
+        snapshots = Snapshots(Path(folder))
+        snapshots.save(state, {})  # imports what it needs
+        snapshots.wait()
+
+        def seconds(saving: bool) -> float:
+            started = time.perf_counter()
+            if saving:
+                snapshots.save(state, {})
+            for _ in range(job.shape.steps):
+                next(reports)
+            snapshots.wait()
+            return time.perf_counter() - started
+
+        for _ in range(job.shape.rounds // 2):
+            plain = seconds(saving=False)
+            delays.append((seconds(saving=True) - plain) / plain * job.shape.steps)
+    parent.send(statistics.median(delays))
+
+
 @dataclass
 class Result:
     name: str
@@ -327,6 +360,8 @@ def main() -> None:
                 f"{size:5} {precision:9} ours outside forward, backward and optimizer: {share:.1%}",
                 flush=True,
             )
+            delay = child(stall, job).recv()
+            print(f"{size:5} {precision:9} ours delayed {delay:.1f} steps by a checkpoint", flush=True)
 
 
 if __name__ == "__main__":

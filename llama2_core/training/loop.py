@@ -91,13 +91,15 @@ def optimizer_step(
         sums.add(loss)
     loss, count, metrics = sums.means()
     # FSDP averages gradients over ranks: undo that, and divide by what all ranks counted.
-    norm = scale_and_clip(state.model, distributed.world_size() / count, config.clip_norm)
+    factor = distributed.world_size() / count
+    norm = gradient_norm(state.model) * factor
     rate = learning_rate(state.step, steps, config)
     applied = math.isfinite(loss) and math.isfinite(norm)
     if applied:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
-        state.optimizer.step()
+        shrunk = factor * min(1.0, config.clip_norm / (norm + 1e-6))
+        apply_scaled(state.optimizer, 1 / shrunk)
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
     return Report(state.step, loss, rate, norm, int(count), applied, metrics, data_seconds=0.0)
@@ -142,8 +144,8 @@ def mean_losses(
     return loss, metrics
 
 
-def scale_and_clip(model: nn.Module, factor: float, largest: float) -> float:
-    """Multiply gradients by the factor, then scale them to a global norm of at most `largest`; return it before.
+def gradient_norm(model: nn.Module) -> float:
+    """Return the global norm of the gradients, the same on all ranks.
 
     Tensor parallelism leaves some parameters whole, on a mesh of their own: a norm for each mesh.
     """
@@ -151,10 +153,13 @@ def scale_and_clip(model: nn.Module, factor: float, largest: float) -> float:
     for gradient in [parameter.grad for parameter in model.parameters() if parameter.grad is not None]:
         by_mesh.setdefault(getattr(gradient, "device_mesh", None), []).append(gradient)
     norms = [distributed.full(nn.utils.get_total_norm(group)) for group in by_mesh.values()]
-    norm = torch.stack(norms).norm().item() * factor
-    for group in by_mesh.values():
-        torch._foreach_mul_(group, factor * min(1.0, largest / (norm + 1e-6)))  # type: ignore
-    return norm
+    return torch.stack(norms).norm().item()
+
+
+def apply_scaled(optimizer: torch.optim.Optimizer, divisor: float) -> None:
+    """Step with gradients divided by a number, as they are read: a pass over them less."""
+    optimizer.grad_scale = torch.tensor(divisor)  # type: ignore  (what the fused AdamW of a gradient scaler reads)
+    optimizer.step()
 
 
 def moved(batch: Any, device: torch.device) -> Any:
