@@ -11,6 +11,7 @@ from llama2_core.rlhf.rollout import Rollout, roll_out
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint, snapshots
+from llama2_core.training.guards import Stopped, noticing_sigterm
 from llama2_core.training.loop import TrainState
 from llama2_core.training.optim import adamw
 from llama2_core.training.snapshots import Snapshots
@@ -58,18 +59,26 @@ def proximal(stage: Stage) -> dict:
         look(0)
     log = MetricLog(stage.metrics, state.step // updates)
     iterations = ppo(state, judges, sample, recipe.ppo, recipe.optimizer)
-    for report in iterations if looks.since_best() < recipe.ppo.patience else ():
-        row = {"step": report.iteration, "of": recipe.ppo.iterations, **report.metrics}
-        goes_on = True
-        if report.iteration % recipe.ppo.evaluate_every == 0 or report.iteration == recipe.ppo.iterations:
-            goes_on = look(report.iteration)
-            row |= {
-                f"held_out_{name}": value for name, value in looks.rows[-1].items() if name != "iteration"
-            }
-            kept.save(state, {})
-        log.append(row)
-        if not goes_on:
-            break
+    with noticing_sigterm() as stopping:
+        for report in iterations if looks.since_best() < recipe.ppo.patience else ():
+            row = {"step": report.iteration, "of": recipe.ppo.iterations, **report.metrics}
+            last = report.iteration == recipe.ppo.iterations
+            looking = last or report.iteration % recipe.ppo.evaluate_every == 0
+            if looking:
+                last |= not look(report.iteration)
+                seen = {f"held_out_{name}": value for name, value in looks.rows[-1].items()}
+                row |= {name: value for name, value in seen.items() if name != "held_out_iteration"}
+            stopped = stopping() and not last
+            if looking or stopped:
+                kept.save(state, {})
+            log.append(row)
+            if stopped:
+                kept.wait()
+                raise Stopped(
+                    f"SIGTERM at iteration {report.iteration}: saved. Run again to go on from there."
+                )
+            if last:
+                break
     kept.wait()
     return {"iterations": state.step // updates, "first": looks.rows[0], "best": looks.best()}
 

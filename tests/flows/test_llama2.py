@@ -47,15 +47,14 @@ def facts(home: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that is killed twice on its way, parent and child, and then finished."""
+    """A run that is killed twice on its way, parent and child, then asked to end, and finished."""
     home = tmp_path_factory.mktemp("whole") / "var"
-    for kind, child in (("base", False), ("reward", True)):
+    for kind, number in (("base", signal.SIGKILL), ("reward", signal.SIGKILL), ("ppo", signal.SIGTERM)):
         process = subprocess.Popen(
             command(home), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environment()
         )
         wait_for(lambda kind=kind, process=process: working(home, kind, process), process)
-        victim = worker_pid(process) if child else process.pid
-        os.kill(victim, signal.SIGKILL)
+        os.kill(worker_pid(process) if kind == "reward" else process.pid, number)
         process.wait()
         assert process.returncode != 0
     done = run(home)

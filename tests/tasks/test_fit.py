@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -240,6 +241,34 @@ def test_bad_batches_in_a_row_are_left_out_after_a_return(breaking, config: Mode
     assert rows[-1]["rollbacks"] == 1
     left_out = json.loads((stage.checkpoints / "left_out.json").read_text())
     assert left_out == {"12": [48, 49, 50, 51], "13": [52, 53, 54, 55], "14": [56, 57, 58, 59]}
+
+
+@pytest.mark.parametrize(("alarm", "newest"), [(25, 40), (16, 10)])
+def test_a_run_resumed_after_a_return_ends_where_it_would_have(
+    breaking, config: ModelConfig, tmp_path: Path, alarm: int, newest: int
+) -> None:
+    """Also when it was killed so soon that the checkpoint that it returned to is still the newest."""
+    stage, training = breaking(set(range(48, 60)))
+    straight = fit(stage, empty(Transformer, config), newly_initialised(0), training)
+    again, alarms = dataclasses.replace(stage, directory=tmp_path / "again"), [alarm]
+    again.directory.mkdir()
+
+    def order(step: int) -> np.ndarray:
+        if step in alarms:
+            alarms.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training.order(step)
+
+    stopping = dataclasses.replace(training, order=order)
+    with pytest.raises(Stopped):
+        fit(again, empty(Transformer, config), newly_initialised(0), stopping)
+    assert (again.checkpoints / "left_out.json").exists()
+    for path in again.checkpoints.glob("step-*"):
+        if int(path.name[5:]) > newest:
+            shutil.rmtree(path)
+    resumed = fit(again, empty(Transformer, config), newly_initialised(0), stopping)
+    pairs = zip(straight.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_run_that_stays_broken_ends(breaking, config: ModelConfig) -> None:
