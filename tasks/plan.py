@@ -19,14 +19,14 @@ def plan(recipe: Llama2Recipe, runtime: Runtime) -> None:
     largest = max(planned, key=lambda each: each.memory.total)
     hours, total = sum(each.hours for each in planned), gigabytes(largest.memory.total)
     capacity = gigabytes(largest.capacity_bytes)
-    summary = f"at most {60 * hours:.1f} minutes of training and sampling, {total} of {capacity} GB"
+    summary = f"at most {60 * hours:.1f} minutes of training and sampling, {total} of {capacity} GB beside the program"
     say(f"plan: {summary}")
     tables = "\n\n".join(map(markdown_table, (cost_rows(planned), memory_rows(planned))))
     told = "\n".join(f"- {line}" for line in remarks(planned))
     create_markdown_artifact(
         key="plan",
-        description=f"The most that a run takes: {summary}",
-        markdown=f"## Plan\n\nCost, and GB of a rank, at most: {summary}.\n\n{tables}\n\n{told}\n",
+        description=f"What a run takes: {summary}",
+        markdown=f"## Plan\n\nWhat it takes, and GB of a rank: {summary}.\n\n{tables}\n\n{told}\n",
     )
     if not runtime.start_what_does_not_fit:
         refuse_what_does_not_fit(planned)
