@@ -4,6 +4,7 @@ An adapter is kept in PEFT's format, see `interop/peft.py`. Shapes: I in, O out,
 """
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from llama2_core.config import LoRAConfig
 from llama2_core.errors import ConfigError
 from llama2_core.model import Transformer
-from llama2_core.training import checkpoint
+from llama2_core.tensors import WHOLE, read_safetensors
+from llama2_core.training import checkpoint, distributed
 
 
 class LoRALinear(nn.Module):
@@ -23,14 +25,19 @@ class LoRALinear(nn.Module):
         self.base = base
         self.scale = config.alpha / config.rank
         self.dropout = nn.Dropout(config.dropout)
-        bound = 1 / math.sqrt(base.in_features)
-        a = torch.empty(config.rank, base.in_features).uniform_(-bound, bound, generator=generator)
-        b = torch.zeros(base.out_features, config.rank)
-        self.lora_a, self.lora_b = (nn.Parameter(part.to(base.weight.device)) for part in (a, b))
+        parts = first_weights(base, config.rank, generator)
+        self.lora_a, self.lora_b = (nn.Parameter(part.to(base.weight.device)) for part in parts)
 
     def forward(self, x: Tensor) -> Tensor:
         low = F.linear(self.dropout(x).type_as(self.lora_a), self.lora_a)
         return self.base(x) + (self.scale * F.linear(low, self.lora_b)).type_as(x)
+
+
+def first_weights(base: nn.Linear, rank: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return A [R, I] and B [O, R] of a new adapter, on the CPU."""
+    bound = 1 / math.sqrt(base.in_features)
+    a = torch.empty(rank, base.in_features, device="cpu").uniform_(-bound, bound, generator=generator)
+    return a, torch.zeros(base.out_features, rank, device="cpu")
 
 
 def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Generator) -> None:
@@ -52,6 +59,20 @@ def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Genera
             raise ConfigError(f"lora.targets: the model has no linear layer {target!r}")
         for parent in parents:
             setattr(parent, target, LoRALinear(getattr(parent, target), config, generator))
+
+
+@torch.no_grad()
+def fill_adapted(model: Transformer, directory: Path, config: LoRAConfig, generator: torch.Generator) -> None:
+    """Give an adapted model, whole or sharded, a directory's weights and the adapters that `add_adapters` draws."""
+    named = {name: p for name, p in model.named_parameters() if not name.endswith(("lora_a", "lora_b"))}
+    frozen = {name.replace(".base.", "."): parameter for name, parameter in named.items()}
+    checkpoint.load_weights(frozen, read_safetensors(directory), directory / WHOLE)
+    for target in config.targets:
+        for name, layer in model.named_modules():
+            if isinstance(layer, LoRALinear) and name.split(".")[-1] == target:
+                values = first_weights(layer.base, config.rank, generator)
+                for parameter, value in zip((layer.lora_a, layer.lora_b), values, strict=True):
+                    parameter.copy_(distributed.like(value, parameter))
 
 
 def adapter_weights(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

@@ -17,7 +17,7 @@ from llama2_core.data.sampler import bucketed_indices, step_indices
 from llama2_core.errors import ConfigError, DataError
 from llama2_core.interop import native
 from llama2_core.interop.peft import with_adapter, write_adapter
-from llama2_core.lora import adapter_weights, add_adapters
+from llama2_core.lora import adapter_weights, add_adapters, fill_adapted
 from llama2_core.model import ScalarModel, Transformer
 from llama2_core.quantized import quantize
 from llama2_core.rlhf.pairs import Pair, mix
@@ -34,7 +34,7 @@ from storage.shards import TokenShards
 from tasks.fit import Examples, Training, fit
 from tasks.mixture import read_mixture
 from tasks.recipes import FineTuneRecipe, PretrainRecipe, RewardRecipe
-from tasks.stage import Stage, as_reward_model, empty, newly_initialised, training_summary
+from tasks.stage import Fill, Stage, as_reward_model, empty, newly_initialised, training_summary
 from tasks.tables import read_comparisons, read_lessons
 
 
@@ -123,14 +123,16 @@ def fine_tune(stage: Stage) -> dict:
         held_out=held_out if held_out.total else None,
         learned_from={"tokenizer": tokenizer.digest, "dialogs": digest_of_rows(encoded)},
     )
+    fill: Fill = partial(checkpoint.fill_policy, directory=base)
+    model = empty(Transformer, config)
     if recipe.lora:
-        model, _ = checkpoint.load_policy(base)
         if recipe.base_bits:
+            model, _ = checkpoint.load_policy(base)
             quantize(model, recipe.base_bits)
-        add_adapters(model, recipe.lora, generator(stage.seed, "adapters"))
-    else:
-        model = empty(Transformer, config)
-    state = fit(stage, model, partial(checkpoint.fill_policy, directory=base), training)
+        draws = partial(generator, stage.seed, "adapters")
+        add_adapters(model, recipe.lora, draws())
+        fill = partial(fill_adapted, directory=base, config=recipe.lora, generator=draws())
+    state = fit(stage, model, fill, training)
     if recipe.lora:
         _save_adapted(stage, model, recipe.lora)
     else:

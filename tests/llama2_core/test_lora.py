@@ -11,7 +11,7 @@ from llama2_core.errors import CheckpointError, ConfigError
 from llama2_core.interop import huggingface, native
 from llama2_core.interop.convert import load
 from llama2_core.interop.peft import with_adapter, write_adapter
-from llama2_core.lora import LoRALinear, adapter_weights, add_adapters
+from llama2_core.lora import LoRALinear, adapter_weights, add_adapters, fill_adapted
 from llama2_core.model import Transformer
 from llama2_core.quantized import quantize
 from llama2_core.tokenizer import Tokenizer
@@ -219,3 +219,18 @@ def test_without_the_package_the_error_says_what_to_install(
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ConfigError, match=r"pip install .*quantized"):
         quantize(model, "nf4")
+
+
+def test_an_adapted_model_without_memory_is_filled_as_a_loaded_one(saved: Path) -> None:
+    """So every process of many fills its shard, and none holds the whole."""
+    config = LORA.model_copy(update={"targets": ("w2", "wq")})
+    loaded, _ = checkpoint.load_policy(saved)
+    add_adapters(loaded, config, torch.Generator().manual_seed(7))
+    with torch.device("meta"):
+        filled = Transformer(loaded.config)
+    add_adapters(filled, config, torch.Generator().manual_seed(7))
+    filled.to_empty(device="cpu")
+    fill_adapted(filled, saved, config, torch.Generator().manual_seed(7))
+    pairs = zip(loaded.named_parameters(), filled.named_parameters(), strict=True)
+    for (name, a), (other, b) in pairs:
+        assert name == other and torch.equal(a, b) and a.requires_grad == b.requires_grad

@@ -79,13 +79,13 @@ def uneven(parents: dict[str, Path]) -> dict[str, Path]:
 
 
 def tuned(
-    directory: Path, parents: dict[str, Path], processes: int, micro_rows: int
+    directory: Path, parents: dict[str, Path], processes: int, micro_rows: int, lora: LoRAConfig | None = None
 ) -> dict[str, torch.Tensor]:
     """Fine-tune by a worker, and return the weights."""
     directory.mkdir()
     optimizer = OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=2)
     recipe = FineTuneRecipe(
-        epochs=2, rows=8, optimizer=optimizer, validation_share=0.1, separate_dialogs=True
+        epochs=2, rows=8, optimizer=optimizer, validation_share=0.1, separate_dialogs=True, lora=lora
     )
     settings = Execution(threads=1, log_every=1, micro_rows=micro_rows, validate_every=2).model_dump(
         mode="json"
@@ -101,12 +101,15 @@ def tuned(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "micro_rows"), [(1, 1), (2, 8), (2, 1)])
+@pytest.mark.parametrize(
+    ("processes", "micro_rows", "lora"),
+    [(1, 1, None), (2, 8, None), (2, 1, None), (2, 8, LoRAConfig(rank=4, dropout=0.0))],
+)
 def test_neither_accumulation_nor_ranks_change_the_result(
-    uneven: dict[str, Path], tmp_path: Path, processes: int, micro_rows: int
+    uneven: dict[str, Path], tmp_path: Path, processes: int, micro_rows: int, lora: LoRAConfig | None
 ) -> None:
-    whole = tuned(tmp_path / "whole", uneven, 1, 8)
-    parts = tuned(tmp_path / "parts", uneven, processes, micro_rows)
+    whole = tuned(tmp_path / "whole", uneven, 1, 8, lora)
+    parts = tuned(tmp_path / "parts", uneven, processes, micro_rows, lora)
     logs = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
     for name in ("loss", "gradient_norm", "validation_loss"):
         found = [[row[name] for row in log if name in row] for log in logs]
