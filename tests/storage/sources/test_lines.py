@@ -105,11 +105,11 @@ def test_no_compressed_file_at_all(tmp_path, name, survey):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.txt"])
 def test_a_giant_line_costs_no_memory(tmp_path, name, survey):
-    """200 MB in a sparse file, which takes no disk either."""
+    """A gigabyte in a sparse file, which takes no disk either."""
     file = tmp_path / name
     with file.open("wb") as content:
         content.write(b"text\n" if name == "a.csv" else b'{"text": "a"}\n')
-        content.seek(200 * MEBIBYTE)
+        content.seek(1024 * MEBIBYTE)
         content.write(b"\n" + (b"words\n" if name == "a.csv" else b'{"text": "b"}\n'))
     tracemalloc.start()
     items = survey(file, max_bytes=MEBIBYTE)
