@@ -209,12 +209,8 @@ def loss_bytes(network: Network, setup: Setup) -> int:
     """
     if network.scalar:
         return 0
-    dim, vocabulary, tokens, size = (
-        network.config.dim,
-        network.config.vocab_size,
-        setup.tokens,
-        BYTES[setup.precision],
-    )
+    dim, vocabulary = network.config.dim, network.config.vocab_size
+    tokens, size = setup.tokens, BYTES[setup.precision]
     if setup.whole_logits:
         return WHOLE_LOGITS_BYTES * tokens * vocabulary
     chunk = min(tokens, max(1, CHUNK_BYTES[setup.device] // (4 * vocabulary)))
