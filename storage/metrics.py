@@ -1,6 +1,7 @@
 """A stage's metrics as JSON lines: appended by the worker, tailed by its parent."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,20 @@ class Tail:
     def __init__(self, path: Path, seen_step: int = 0) -> None:
         self.path = path
         self._seen_step = seen_step
-        self._seen_size = 0
+        self._inode = self._read = 0
 
     def new_rows(self) -> list[Row]:
-        """Return complete rows with a step not yet returned."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size == self._seen_size:
+        """Return complete rows with a step not yet returned; only what is new of the file is read."""
+        if not self.path.exists():
             return []
-        self._seen_size = size
-        rows = [row for row in read_metrics(self.path) if row["step"] > self._seen_step]
-        if rows:
-            self._seen_step = max(row["step"] for row in rows)
+        with self.path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if now.st_ino != self._inode or now.st_size < self._read:  # replaced by a writer that resumed
+                self._inode, self._read = now.st_ino, 0
+            file.seek(self._read)
+            text = file.read()
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read += len(complete)
+        rows = [row for row in map(json.loads, complete.splitlines()) if row["step"] > self._seen_step]
+        self._seen_step = max((row["step"] for row in rows), default=self._seen_step)
         return rows
