@@ -214,10 +214,10 @@ def loss_bytes(network: Network, setup: Setup) -> int:
     if setup.whole_logits:
         return WHOLE_LOGITS_BYTES * tokens * vocabulary
     chunk = min(tokens, max(1, CHUNK_BYTES[setup.device] // (4 * vocabulary)))
-    logits = vocabulary * (4 if size == 4 else 4 + size)
+    both = 4 if size == 4 else 4 + size  # float32, and its cast
     turned = max(min(vocabulary, PIECE) * chunk, vocabulary * dim) * size if setup.device == "cpu" else 0
-    matrix = dim * vocabulary * (4 if size == 4 else 4 + size)  # the gradient, and the cast weight
-    return tokens * dim * (4 + 2 * size) + chunk * (logits + 2 * dim * size) + turned + matrix
+    matrix = dim * vocabulary * both  # the gradient, and the cast weight
+    return tokens * dim * (4 + 2 * size) + chunk * (vocabulary * both + 2 * dim * size) + turned + matrix
 
 
 def cache_bytes(config: ModelConfig, tokens: int) -> int:

@@ -49,12 +49,14 @@ def this_machine(runtime: Runtime, anew: bool = False) -> Cluster:
 
 
 def _measured_apart(threads: int) -> bytes:
+    """Return what `measure` says in a process of its own, as JSON."""
     command = [sys.executable, "-m", "tasks.machine", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
 
 
 def measure(threads: int) -> Speeds:
+    """Return what the GPU, or so many threads, reach; it takes a second."""
     import torch  # noqa: PLC0415
 
     from llama2_core.training import distributed  # noqa: PLC0415
