@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+from xllamacpp import CommonParams, Server
 
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.generate import Request, generate, pad_right
@@ -111,22 +112,26 @@ def theirs(model: LlamaForCausalLM, requests: list[Request], slots: int) -> None
         )
 
 
-def llama_cpp(model: Transformer, threads: int) -> Callable[[list[Request]], None] | None:
-    """Return llama.cpp's way to answer one request after the other, or None where it is not installed."""
-    try:
-        from llama_cpp import Llama  # noqa: PLC0415
-    except ImportError:
-        return None
+def llama_cpp(model: Transformer, threads: int) -> Callable[[list[Request]], None]:
+    """Return llama.cpp's way to answer one request after the other."""
     path = Path(tempfile.mkdtemp()) / "model.gguf"
     _write_gguf(model, path)
-    llama = Llama(str(path), n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
+    params = CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.verbosity = str(path), 512, 1, 0
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    server = Server(params)
 
     def answer(requests: list[Request]) -> None:
         for request in requests:
-            llama.reset()
-            made = llama.generate(request.tokens, top_k=0, top_p=0.9, temp=1.0, repeat_penalty=1.0)
-            for _ in zip(range(request.config.max_new_tokens), made, strict=False):
-                pass
+            wanted = {
+                "prompt": request.tokens,
+                "n_predict": request.config.max_new_tokens,
+                "ignore_eos": True,
+            }
+            made = server.handle_completions(
+                wanted | {"temperature": 1.0, "top_k": 0, "top_p": 0.9, "min_p": 0.0, "cache_prompt": False}
+            )
+            assert made["usage"]["completion_tokens"] == request.config.max_new_tokens
 
     return answer
 
@@ -178,7 +183,7 @@ def contest(name: str, config: ModelConfig, threads: int) -> None:
             "llama2-pipeline": partial(ours, model, requests, slots),
             "transformers": partial(theirs, other, requests, slots),
         }
-        if cpp and slots == 1:
+        if slots == 1:
             runs["llama.cpp"] = partial(cpp, requests)
         print(f"{name}, batch {slots}")
         measure(runs, sum(request.config.max_new_tokens for request in requests))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf as library
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -89,41 +90,48 @@ def test_transformers_reads_our_file(
 
 
 @pytest.fixture
-def llama(make: Callable[..., Path], tmp_path: Path) -> Iterator[Any]:
-    """Our model in llama.cpp."""
-    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+def llama(make: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """llama.cpp's own server with our model in it: `llama(path, **body)` asks it."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which holds llama.cpp, is not installed")
     convert(make(), tmp_path / "model.gguf", "gguf")
-    opened = llama_cpp.Llama(str(tmp_path / "model.gguf"), n_ctx=128, verbose=False)
-    yield opened
-    opened.close()
+    params = xllamacpp.CommonParams()
+    params.model.path = str(tmp_path / "model.gguf")
+    params.n_ctx, params.n_parallel, params.port, params.verbosity = 128, 1, 0, 0
+    params.cpuparams.n_threads = 1
+    server = xllamacpp.Server(params)
+
+    def ask(path: str, **body: object) -> Any:
+        return (
+            httpx.post(f"{server.listening_address}/{path}", json=body, timeout=60).raise_for_status().json()
+        )
+
+    yield ask
 
 
-@pytest.mark.slow
-def test_llama_cpp_continues_with_our_tokens(llama: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_llama_cpp_continues_with_our_tokens(
+    llama: Callable[..., Any], tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     model, _ = load_policy(tmp_path / "native")
     prompt = tokenizer.encode("the cat sat on", bos=True)
     ours = list(prompt)
     with torch.no_grad():
         for _ in range(50):
             ours.append(int(model(torch.tensor([ours]))[0, -1].argmax()))
-    theirs = [token for token, _ in zip(llama.generate(prompt, top_k=1, temp=0.0), range(50), strict=False)]
+    theirs = llama("completion", prompt=prompt, n_predict=50, temperature=0, return_tokens=True)["tokens"]
     assert theirs == ours[len(prompt) :]
 
 
-@pytest.mark.slow
-def test_llama_cpp_reads_a_chat_as_we_do(llama: Any, tokenizer: Tokenizer) -> None:
+def test_llama_cpp_reads_a_chat_as_we_do(llama: Callable[..., Any], tokenizer: Tokenizer) -> None:
     """By the template in the file; our tags are pieces of the vocabulary, Llama 2's are not."""
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
     dialog = [
         Message(role="system", content="be red"),
         user("the cat sat"),
         assistant("on a mat 7"),
         user("and the dog"),
     ]
-    template = Jinja2ChatFormatter(llama.metadata["tokenizer.chat_template"], "</s>", "<s>")
-    prompt = template(messages=[message.model_dump() for message in dialog]).prompt
-    assert llama.tokenize(prompt.encode(), add_bos=False, special=True) == encode_prompt(dialog, tokenizer)
+    prompt = llama("apply-template", messages=[message.model_dump() for message in dialog])["prompt"]
+    tokens = llama("tokenize", content=prompt, add_special=True, parse_special=True)["tokens"]
+    assert tokens == encode_prompt(dialog, tokenizer)
 
 
 def test_a_row_that_is_no_multiple_of_a_block_is_kept_as_f16(
