@@ -129,7 +129,7 @@ def convert(
     """Convert a model to another format, read it back, and compare tokens and logits with the source's."""
     from llama2_core.interop.convert import convert as convert_model
 
-    found = convert_model(_path(source, home), destination, to, shards, quantization, adapters or ())
+    found = convert_model(model_path(source, home), destination, to, shards, quantization, adapters or ())
     console.print(
         f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
         f"of their standard deviation (bound {found.bound:g}); the same token is likeliest at "
@@ -153,7 +153,7 @@ def extend(
 
     lines = {path: _lines(path) for path in texts}
     with appearing(destination) as partial:
-        model = read(_path(source, home))
+        model = read(model_path(source, home))
         added = train_tokenizer((line for found in lines.values() for line in found), pieces)
         tokenizer = extend_tokenizer(model.tokenizer, added)
         native.write(extend_model(model, tokenizer), partial)
@@ -184,7 +184,7 @@ def register(
     from storage.tracking import Tracker
     from tasks.runtime import Runtime
 
-    path, runtime = _path(model, home), Runtime(home=home)
+    path, runtime = model_path(model, home), Runtime(home=home)
     tracker = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow")
     with tempfile.TemporaryDirectory() as scratch:
         served = Path(scratch) / "model"
@@ -216,7 +216,7 @@ def finetune(
 
     values = {"runtime": {"home": str(home)}}
     profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
-    source = _path(model, home)
+    source = model_path(model, home)
     read(source)  # what is wrong with either is told now, not when everything has started
     demonstrations(dialogs)
     with running_flows(profile.runtime.home):
@@ -246,7 +246,7 @@ def adapt(
     from tasks.own import demonstrations
 
     chosen = read_profile(AdaptProfile, profile, [*(changes or []), f"runtime.home={home}"])
-    source = _path(model, home)
+    source = model_path(model, home)
     read(source)
     demonstrations(dialogs)
     with running_flows(home):
@@ -265,7 +265,7 @@ def adapt(
         console.print(f"  {form:12} {store.resolve(made[form]).path}")
 
 
-def _path(model: str, home: Path) -> Path:
+def model_path(model: str, home: Path) -> Path:
     """Return where a model is: a path, an artifact, or what the gate kept."""
     if model and Path(model).exists():
         return Path(model)
@@ -284,7 +284,7 @@ def _load(
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: PyTorch finds no CUDA device here; leave the option out")
-    return load(_path(model, home), adapters or (), getattr(torch, dtype), device)
+    return load(model_path(model, home), adapters or (), getattr(torch, dtype), device)
 
 
 def _champion(store: Store) -> Artifact:

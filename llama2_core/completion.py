@@ -34,8 +34,10 @@ class Generation:
 
 
 class Said(NamedTuple):
-    """What one more token adds to the text."""
+    """What one more token adds to the text of a request."""
 
+    request: int
+    """Its index."""
     text: str
     finish: Finish | None
     """Why the text ends here; None while it goes on."""
@@ -75,21 +77,22 @@ def chat_completion(
 
 def stream_completion(model: Transformer, tokenizer: Tokenizer, request: Request) -> Iterator[str]:
     """Yield the continuation's text piece by piece; a stop text, even in parts, is never shown."""
-    return (said.text for said in stream_said(model, tokenizer, request))
+    return (said.text for said in stream_said(model, tokenizer, [request]))
 
 
-def stream_said(model: Transformer, tokenizer: Tokenizer, request: Request) -> Iterator[Said]:
-    """Yield what `stream_completion` does, and with the last piece why the text ends."""
-    tokens: list[int] = []
-    shown = 0
-    for _, token, _, finish in stream(model, [request], tokenizer.eos_id, decode=tokenizer.decode):
-        tokens.append(token)
-        text = until_stop(tokenizer.decode(tokens), request.config.stop)
+def stream_said(model: Transformer, tokenizer: Tokenizer, requests: Sequence[Request]) -> Iterator[Said]:
+    """Yield what `stream_completion` does, of several requests at once, and with the last piece why a text ends."""
+    tokens: list[list[int]] = [[] for _ in requests]
+    shown = [0] * len(requests)
+    for index, token, _, finish in stream(model, requests, tokenizer.eos_id, decode=tokenizer.decode):
+        tokens[index].append(token)
+        stops = requests[index].config.stop
+        text = until_stop(tokenizer.decode(tokens[index]), stops)
         if not finish:
             text = text.rstrip("\ufffd")  # a character whose other bytes are still to come
-            text = text[: len(text) - _begun(text, request.config.stop)]
-        yield Said(text[shown:], finish)
-        shown = max(shown, len(text))
+            text = text[: len(text) - _begun(text, stops)]
+        yield Said(index, text[shown[index] :], finish)
+        shown[index] = max(shown[index], len(text))
 
 
 def until_stop(text: str, stops: Sequence[str]) -> str:

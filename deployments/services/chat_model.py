@@ -63,7 +63,7 @@ class Llama2Chat(ChatModel):
     ) -> Generator[ChatCompletionChunk]:
         prompt = encode_prompt(_dialog(messages), self.tokenizer)
         request = Request(prompt, random.getrandbits(62), _config(params or ChatParams()))
-        for text, finish in stream_said(self.model, self.tokenizer, request):
+        for _, text, finish in stream_said(self.model, self.tokenizer, [request]):
             delta = ChatChoiceDelta(role="assistant", content=text)
             choice = ChatChunkChoice(delta, finish_reason=_reason(finish) if finish else None)
             yield ChatCompletionChunk(choices=[choice])

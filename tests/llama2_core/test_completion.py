@@ -149,7 +149,7 @@ def test_streamed_pieces_are_the_text(model: Transformer, tokenizer: Tokenizer) 
         pieces = list(stream_completion(model, tokenizer, request))
         assert "".join(pieces) == tokenizer.decode(tokens)
         assert len(pieces) == len(tokens)
-        finishes = [said.finish for said in stream_said(model, tokenizer, request)]
+        finishes = [said.finish for said in stream_said(model, tokenizer, [request])]
         assert finishes[-1] in ("eos", "length") and not any(finishes[:-1])
 
 

@@ -22,9 +22,8 @@ from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
 from llama2_core.data.quality import GopherQuality, QualityRules
+from llama2_core.tokenizer import Tokenizer
 from storage.disk import content_digest
-from tasks import corpus_sources
-from tasks.corpus import build_corpus
 from tasks.corpus_recipe import CorpusRecipe, FileSource
 
 pytestmark = [
@@ -37,7 +36,16 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 GROUPS = 12
-SEEN = ("*.parquet", "documents/*", "dropped/*", "checkpoints/*.parquet", "checkpoints/filtered/*/*")
+KILLS = int(os.environ.get("RAY_KILLS", "1"))
+"""Of each kind."""
+SEEN = (
+    "*.parquet",
+    "documents/*",
+    "dropped/*",
+    "checkpoints/*.parquet",
+    "checkpoints/filtered/*/*",
+    "shards/*",
+)
 BUILD = """
 import sys
 from functools import partial
@@ -46,13 +54,27 @@ from prefect import flow
 from tasks import corpus_sources
 from tasks.corpus import build_corpus
 from tasks.corpus_recipe import CorpusRecipe
+from tasks.recipes import TokensRecipe
 from tasks.runtime import Runtime
-from tasks.spread import spread
+from tasks.spread import in_turn, spread
+from tasks.token_groups import Encoding
+from tasks.tokens import write_tokens
 
 corpus_sources.GROUP_BYTES = 1
+address, directory = sys.argv[1], Path(sys.argv[2])
 recipe = CorpusRecipe.model_validate_json(Path("recipe.json").read_text())
-runtime = Runtime(data_workers=2, ray_address=sys.argv[1])
-flow(lambda: build_corpus(recipe, Path(sys.argv[2]), partial(spread, runtime=runtime)), name="corpus")()
+runtime = Runtime(data_workers=2, ray_address=address)
+over = partial(spread, runtime=runtime) if address else in_turn
+mix = TokensRecipe(row_tokens=65, validation_share=0.1, prose_share=0.8, problem_share=0.2)
+
+def work():
+    summary = build_corpus(recipe, directory, over)
+    assert summary["duplicates"]["near"] > 40
+    encoding = Encoding(mix, Path("tokenizer.model").absolute(), 0, 1, (directory / "shards").absolute())
+    encoding.directory.mkdir(exist_ok=True)
+    write_tokens(encoding, directory / "documents", {}, over)
+
+flow(work, name="corpus")()
 """
 Start = Callable[[str, str], subprocess.Popen[bytes]]
 Whole = tuple[Path, dict[str, str]]
@@ -82,8 +104,10 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """Return a folder with texts and their recipe.json, and the content of the corpus built in turn."""
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str], tokenizer: Tokenizer
+) -> Whole:
+    """Return a folder with texts, a tokenizer and recipe.json, and the content of corpus and shards built in turn."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "texts").mkdir()
     draws = random.Random(0)
@@ -105,11 +129,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         quality=QualityRules(gopher=GopherQuality(min_stop_words=0)),
     )
     (folder / "recipe.json").write_text(recipe.model_dump_json())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(corpus_sources, "GROUP_BYTES", 1)
-        summary = build_corpus(recipe, Path("whole"))
-    assert summary["duplicates"]["near"] > 40
+    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    (folder / "whole").mkdir()
+    build = [sys.executable, "-c", BUILD, "", "whole"]
+    subprocess.run(build, cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, check=True)
     return folder, content(folder / "whole")
 
 
@@ -195,9 +218,10 @@ def test_a_cluster_of_this_machine_makes_the_same_bytes(start, whole, environmen
     assert not [p for p in psutil.process_iter() if environment["RAY_TMPDIR"] in cmdline(p)]
 
 
+@pytest.mark.parametrize("kill", range(KILLS))
 @pytest.mark.parametrize("victim", ["worker", "flow", "head"])
-def test_a_kill_at_a_random_moment_changes_no_byte(victim, start, whole, environment) -> None:
-    directory = killed_and_finished(victim, random.Random(victim), start, whole, environment)
+def test_a_kill_at_a_random_moment_changes_no_byte(victim, kill, start, whole, environment) -> None:
+    directory = killed_and_finished(victim, random.Random(f"{victim} {kill}"), start, whole, environment)
     assert content(directory) == whole[1]
 
 

@@ -1,0 +1,141 @@
+"""The commands that serve the annotation page, and say who may use it. Imports wait."""
+# ruff: noqa: PLC0415
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deployments.doctor import port_free
+from deployments.model_commands import Home, MaxTokens, model_path
+from deployments.services.prefect_server import HOST
+from llama2_core.errors import ConfigError
+from storage.artifacts import Store
+from storage.errors import StorageError
+
+app = typer.Typer()
+annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
+app.add_typer(annotators, name="annotators")
+console = Console()
+FOLDER = "preferences"
+CHAT_KINDS = ("chat", "ppo")
+
+
+@app.command(
+    epilog="Examples: llama2 annotate --batch week-1;  "
+    "llama2 annotate --batch week-2 --newest ppo --other http://127.0.0.1:8000/v1#my-model"
+)
+def annotate(
+    batch: Annotated[
+        str, typer.Option(help="Comparisons are collected under this name; opened if it is new.")
+    ],
+    newest: Annotated[str, typer.Option(help="A model, or URL#NAME of a server with OpenAI's API.")] = "",
+    other: Annotated[str, typer.Option(help="The model beside it.")] = "sft",
+    temperatures: Annotated[tuple[float, float], typer.Option(help="Of the two.")] = (1.0, 0.8),
+    target: Annotated[int, typer.Option(min=1, help="Comparisons that a new batch wants.")] = 1000,
+    queue: Annotated[
+        str, typer.Option(help="Prompts to take: an artifact, or .jsonl; none with ''.")
+    ] = "dialogs",
+    agreement_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the prompts taken: what another annotator has judged.")
+    ] = 0.05,
+    max_tokens: MaxTokens = 256,
+    threads: Annotated[int, typer.Option(min=1, help="For models of this machine.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = HOST,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8642,
+    home: Home = Path("var"),
+) -> None:
+    """Serve the page on which people compare answers, and a playground, until Ctrl-C."""
+    if not port_free(port):
+        raise ConfigError(f"port {port} is in use: stop what listens there or choose another with --port")
+    import uvicorn
+
+    from deployments.services.annotation.access import Access
+    from deployments.services.annotation.app import create_app
+    from deployments.services.annotation.desk import Desk, Variant
+    from deployments.services.annotation.queue import read_queue
+    from deployments.services.speakers import Speakers
+    from llama2_core.config import SamplingConfig
+    from storage.preference_log import PreferenceLog
+
+    store = Store(home / "artifacts")
+    models = dict(_place(model, home) for model in (newest, other))
+    if len(models) < 2:
+        raise ConfigError("--newest and --other are the same model: a comparison wants two")
+    first, second = models
+    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
+    prompts = read_queue(queue, store)
+    access = Access(home / FOLDER)
+    if not access.annotators():
+        raise ConfigError("nobody may annotate yet: run `llama2 annotators add NAME`, which prints a token")
+    speakers = Speakers(models, threads)
+    with PreferenceLog(home / FOLDER) as log:
+        if log.healed:
+            console.print(
+                f"[yellow]The last line of the log was torn; what was left of it is in {log.healed}.[/]"
+            )
+        _open(log, batch, target)
+        variants = (Variant(first, temperatures[0]), Variant(second, temperatures[1]))
+        sampling = SamplingConfig(max_new_tokens=max_tokens, top_p=1.0)
+        desk = Desk(log, batch, variants, speakers, prompts, sampling, agreement_share)
+        console.print(f"Annotate at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
+        try:
+            hosts = [host, HOST, "localhost"]
+            uvicorn.run(create_app(desk, access, hosts), host=host, port=port, log_level="warning")
+        finally:
+            speakers.close()
+
+
+def _open(log, batch: str, target: int) -> None:
+    from datetime import UTC, datetime
+
+    from storage.preference_events import BatchOpened
+
+    known = {found.name: found for found in log.batches()}
+    if batch not in known or not known[batch].target:
+        log.append(BatchOpened(id=batch, target=target, time=datetime.now(UTC)))
+    elif known[batch].frozen:
+        raise StorageError(f"Batch {batch} is frozen: choose another name.")
+
+
+def _place(model: str, home: Path) -> tuple[str, str]:
+    """Return a model's name and where it is."""
+    if model.startswith(("http://", "https://")):
+        from tasks.chat_server import ChatServer
+
+        ChatServer.parse(model)
+        return model, model
+    path = model_path(model, home)
+    artifacts = home.absolute() / "artifacts"
+    name = path.absolute().relative_to(artifacts) if path.absolute().is_relative_to(artifacts) else path
+    return str(name), str(path)
+
+
+@annotators.command(epilog="Example: llama2 annotators add alice")
+def add(name: str, home: Home = Path("var")) -> None:
+    """Add an annotator, or give one a new token; it is shown once."""
+    from deployments.services.annotation.access import Access
+
+    print(Access(home / FOLDER).add(name))
+
+
+@annotators.command()
+def remove(name: str, home: Home = Path("var")) -> None:
+    """Take an annotator's token away; comparisons stay."""
+    from deployments.services.annotation.access import Access
+
+    Access(home / FOLDER).remove(name)
+
+
+@annotators.command("list")
+def list_(home: Home = Path("var")) -> None:
+    """List the annotators."""
+    from deployments.services.annotation.access import Access
+
+    print(
+        json.dumps(
+            {name: about["added_at"] for name, about in Access(home / FOLDER).annotators().items()}, indent=2
+        )
+    )
