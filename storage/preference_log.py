@@ -48,7 +48,7 @@ class _Waiting:
     event: Event
     line: bytes
     done: bool = False
-    error: Exception | None = None
+    error: BaseException | None = None
 
 
 class _Known:
@@ -109,8 +109,9 @@ class PreferenceLog:
                 self._holder.close()
                 raise
         self._size = self.path.stat().st_size
-        self._state, self._disk = threading.RLock(), threading.Lock()
+        self._turn = threading.Condition(threading.RLock())
         self._waiting: dict[int, _Waiting] = {}
+        self._flushing = False
         self.syncs = 0
 
     def append(self, event: Event) -> bool:
@@ -119,7 +120,7 @@ class PreferenceLog:
         Raises StorageError for what cannot be added: to a frozen batch, an undo of what is not there.
         """
         key = _hash(event.event, event.id)
-        with self._state:
+        with self._turn:
             if key in self._known.ids:
                 return False
             waiting = self._waiting.get(key)
@@ -127,16 +128,19 @@ class PreferenceLog:
             if waiting is None:
                 self._check(event)
                 waiting = self._waiting[key] = _Waiting(event, _line(event))
-        with self._disk:
-            if not waiting.done:
-                self._flush()
+            while self._flushing and not waiting.done:
+                self._turn.wait()
+            leads = not waiting.done
+            self._flushing |= leads
+        if leads:
+            self._flush()
         if waiting.error is not None:
             raise waiting.error
         return fresh
 
     def batches(self) -> list[Batch]:
         """Return every batch of the log in the order of their opening, or of their first comparison."""
-        with self._state:
+        with self._turn:
             known = self._known
             return [
                 Batch(name, known.targets.get(name, 0), name in known.frozen, known.counts[name])
@@ -149,7 +153,8 @@ class PreferenceLog:
         return opened[-1] if opened and not opened[-1].frozen else None
 
     def close(self) -> None:
-        with self._disk, self._state:
+        with self._turn:
+            self._turn.wait_for(lambda: not self._flushing)
             self._file.close()
             self._holder.close()
 
@@ -175,7 +180,7 @@ class PreferenceLog:
 
     def _flush(self) -> None:
         """Write and sync what waits, in order; on an error nothing of it stays in the log."""
-        with self._state:
+        with self._turn:
             batch = dict(self._waiting)
         try:
             with naming_full_disk(self.path):
@@ -188,16 +193,18 @@ class PreferenceLog:
             self._size += len(written)
             self.syncs += 1
             failed = None
-        except Exception as error:
+        except BaseException as error:  # Ctrl-C too: others wait
             with suppress(OSError):
                 os.ftruncate(self._file.fileno(), self._size)
             failed = error
-        with self._state:
+        with self._turn:
             for key, waiting in batch.items():
                 del self._waiting[key]
                 waiting.done, waiting.error = True, failed
                 if failed is None:
                     self._known.add(waiting.event)
+            self._flushing = False
+            self._turn.notify_all()
 
 
 def read_events(folder: Path) -> Iterator[Event]:

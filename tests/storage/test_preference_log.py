@@ -1,6 +1,5 @@
 """An acknowledged comparison is on the disk, once; one process writes, anyone reads."""
 
-import json
 import os
 import random
 import signal
@@ -188,22 +187,30 @@ def test_threads_share_syncs_and_each_comparison_is_written_once(tmp_path: Path,
 
 
 WRITER = """
-import json, sys, threading
+import os, sys, threading
 from pathlib import Path
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_preference_log import compared
 from storage.preference_log import PreferenceLog
 
-log, out = PreferenceLog(Path(sys.argv[1])), threading.Lock()
-def work(thread):
+def work(log, trial, thread):
     for number in range(10**9):
-        name = f"{{sys.argv[2]}}-{{thread}}-{{number}}"
-        log.append(compared(name, seconds=number))
-        with out:
-            sys.stdout.write(name + "\\n")
-            sys.stdout.flush()
-for thread in range(8):
-    threading.Thread(target=work, args=(thread,)).start()
+        log.append(compared(f"{{trial}}-{{thread}}-{{number}}"))
+        os.write(1, f"{{trial}}-{{thread}}-{{number}}\\n".encode())
+
+def write(trial):
+    log = PreferenceLog(Path(sys.argv[1]))
+    for thread in range(8):
+        threading.Thread(target=work, args=(log, trial, thread)).start()
+
+for trial in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        write(trial.strip())
+        break
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("killed", flush=True)
 """
 
 
@@ -211,23 +218,24 @@ for thread in range(8):
 def test_kill_9_fifty_times_loses_and_doubles_nothing(tmp_path: Path) -> None:
     here = Path(__file__).parent
     program = WRITER.format(root=str(here.parents[1]), tests=str(here))
+    command = [sys.executable, "-c", program, str(tmp_path)]
     random_, acknowledged = random.Random(0), []
-    for trial in range(50):
-        with subprocess.Popen(
-            [sys.executable, "-c", program, str(tmp_path), str(trial)], stdout=subprocess.PIPE, text=True
-        ) as writer:
-            assert writer.stdout
-            acknowledged.append(writer.stdout.readline().strip())  # it is at work
-            killer = threading.Timer(random_.uniform(0, 0.15), writer.send_signal, [signal.SIGKILL])
-            killer.start()
-            acknowledged += [line[:-1] for line in writer.stdout if line.endswith("\n")]
-            assert writer.wait() == -signal.SIGKILL
-        if trial % 2:  # also a line torn in the middle, as when the machine loses power
-            with (tmp_path / LOG).open("ab") as file:
-                file.write(json.dumps({"event": "comparison"}).encode()[: random_.randrange(1, 20)])
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writers:
+        assert writers.stdin and writers.stdout
+        for trial in range(50):
+            writers.stdin.write(f"{trial}\n")
+            writers.stdin.flush()
+            child = int(writers.stdout.readline())
+            acknowledged.append(writers.stdout.readline().strip())  # it is at work
+            threading.Timer(random_.uniform(0, 0.2), os.kill, [child, signal.SIGKILL]).start()
+            acknowledged += [line.strip() for line in iter(writers.stdout.readline, "killed\n")]
+            if trial % 2:  # also a line torn in the middle, as when the machine loses power
+                with (tmp_path / LOG).open("ab") as file:
+                    file.write(b'{"event":"comparison"'[: random_.randrange(1, 20)])
+        writers.stdin.close()
     PreferenceLog(tmp_path).close()
     kept = [event.id for event in read_events(tmp_path)]
-    assert len(kept) == len(set(kept))
-    assert len(acknowledged) > 500
-    assert set(acknowledged) <= set(kept)
     print(f"{len(acknowledged):,} acknowledged, {len(kept):,} in the log")
+    assert len(kept) == len(set(kept))
+    assert len(acknowledged) > 200
+    assert set(acknowledged) <= set(kept)
