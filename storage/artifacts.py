@@ -9,12 +9,9 @@ an artifact is whole or absent, whatever was killed and whenever.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,11 +20,18 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.disk import atomic_write, content_digest, naming_full_disk, require_free_space, sync
+from storage.disk import (
+    atomic_write,
+    content_digest,
+    naming_full_disk,
+    require_free_space,
+    sync,
+    take_lock,
+)
 from storage.errors import ArtifactNotFound, CorruptArtifact, StorageError, StoreBusy
 
 __all__ = ["Artifact", "FileRecord", "Manifest", "Store", "digest_of"]
@@ -260,23 +264,13 @@ class Store:
         return self.root / ".partial" / digest
 
 
-def _take(lock: Any, kind: str, digest: str) -> None:
+def _take(lock: IO[str], kind: str, digest: str) -> None:
     """Lock an open file and sign it. Raises StoreBusy with the other's signature."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.seek(0)
-        holder = dict.fromkeys(("pid", "host", "started"), "unknown")
-        with suppress(ValueError):  # not signed yet
-            holder |= json.loads(lock.read())
+    if holder := take_lock(lock, kind=kind):
         raise StoreBusy(
             f"{kind}/{digest[:12]} is being built by process {holder['pid']} on {holder['host']} since "
             f"{holder['started']}. Wait for it, or stop that process and run again: work resumes."
-        ) from error
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    lock.truncate(0)
-    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "kind": kind, "started": started}, lock)
-    lock.flush()
+        )
 
 
 def _settle(partial: Path) -> dict[str, FileRecord]:

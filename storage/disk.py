@@ -1,13 +1,18 @@
-"""Bytes on disk: whole-file replacement, content digests, and full disks called by their name."""
+"""Bytes on disk: whole-file replacement, locks, content digests, and full disks called by their name."""
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from storage.errors import DiskFull, SourceError
 
@@ -39,6 +44,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def take_lock(lock: IO[str], **about: str) -> dict[str, str] | None:
+    """Lock an open file until it is closed and sign it; return the holder's signature when another has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder: dict[str, str] = dict.fromkeys(("pid", "host", "started"), "unknown")
+        with suppress(ValueError):  # not signed yet
+            holder |= json.loads(lock.read())
+        return holder
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    lock.truncate(0)
+    json.dump({"pid": os.getpid(), "host": socket.gethostname(), "started": started, **about}, lock)
+    lock.flush()
+    return None
 
 
 def content_digest(source: Path | bytes) -> str:

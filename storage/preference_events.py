@@ -1,0 +1,160 @@
+"""What annotators do, as records: comparisons, undone ones, skipped questions, batches. Llama 2 section 3.2.1."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+Id = Annotated[str, Field(pattern=r'^[^\s"\\\x00-\x1f]{1,200}$')]
+"""Without quotes and backslashes, as names are: it looks the same in JSON, so ids are found without parsing."""
+Name = Annotated[str, Field(pattern=r'^[^"\\\x00-\x1f]{1,200}$')]
+Natural = Annotated[int, Field(ge=0)]
+Grade = Literal["significantly better", "better", "slightly better", "negligibly better"]
+GRADES: tuple[Grade, ...] = ("significantly better", "better", "slightly better", "negligibly better")
+"""As the core's, which this layer does not import."""
+Domain = Literal["helpfulness", "safety"]
+AnnotatorKind = Literal["person", "simulated", "judge", "import"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Turn(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Response(Record):
+    """One of the two that are compared."""
+
+    text: Annotated[str, Field(min_length=1)]
+    model: str = ""
+    """What wrote it, "" where that is not known."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    safe: bool | None = None
+    """The annotator's label; none where nobody was asked."""
+
+
+class Lengths(Record):
+    """How long the texts are, in one unit."""
+
+    unit: str
+    """ "words", or "tokens of" and the beginning of the tokenizer's digest."""
+    prompt: Natural
+    """Of the user's turns together."""
+    dialog: Natural
+    """Of all turns before the response."""
+    responses: tuple[Natural, Natural]
+
+
+class Comparison(Record):
+    """One annotator's choice between two responses."""
+
+    event: Literal["comparison"] = "comparison"
+    id: Id
+    """Given by whoever asks, so that a request sent twice is one comparison."""
+    batch: Id
+    annotator: Name
+    question: Id
+    """What was shown; several annotators may be asked the same, with the same responses in the same order."""
+    prompt_id: Id
+    domain: Domain
+    dialog: Annotated[tuple[Turn, ...], Field(min_length=1)]
+    """Up to the user's turn that is answered."""
+    responses: tuple[Response, Response]
+    chosen: Literal[0, 1]
+    grade: Grade | None
+    """None only of an import that has none."""
+    annotator_kind: AnnotatorKind
+    time: AwareDatetime
+    seconds: Annotated[float, Field(ge=0)] | None = None
+    """From question to answer."""
+    kind: str = ""
+    """Of the prompt: problem, definition, conversation, unsafe, borderline."""
+    risk_category: str = ""
+    attack_vector: str = ""
+    lengths: Lengths | None = None
+    """Counted in words by the log when left out."""
+
+    @model_validator(mode="after")
+    def _can_be_learned_from(self) -> Self:
+        turns = self.dialog[1:] if self.dialog[0].role == "system" else self.dialog
+        for index, turn in enumerate(turns):
+            expected = "assistant" if index % 2 else "user"
+            if turn.role != expected:
+                raise ValueError(f"dialog: turn {index + 1} is by {turn.role}, expected {expected}")
+        if len(turns) % 2 == 0:
+            raise ValueError("dialog: must end with a turn of the user, which the responses answer")
+        first, second = (response.text.strip() for response in self.responses)
+        if not (first and second):
+            raise ValueError("responses: one is blank")
+        if first == second:
+            raise ValueError("responses: both are equal, so neither is better")
+        if self.annotator_kind != "import":
+            if self.grade is None:
+                raise ValueError("grade: is missing")
+            if self.domain == "safety" and any(response.safe is None for response in self.responses):
+                raise ValueError("responses: a safety comparison says of each whether it is safe")
+        return self
+
+
+class Undo(Record):
+    """An annotator takes a comparison back; of a frozen batch that is too late."""
+
+    event: Literal["undo"] = "undo"
+    id: Id
+    """Of the comparison."""
+    annotator: Name
+    time: AwareDatetime
+
+
+class Skip(Record):
+    """An annotator leaves a question unanswered."""
+
+    event: Literal["skip"] = "skip"
+    id: Id
+    question: Id
+    batch: Id
+    annotator: Name
+    time: AwareDatetime
+    reason: str = ""
+
+
+class BatchOpened(Record):
+    """Comparisons are collected under this name; weekly in the paper."""
+
+    event: Literal["opened"] = "opened"
+    id: Id
+    """The batch's name."""
+    target: Annotated[int, Field(gt=0)]
+    """Comparisons wanted."""
+    time: AwareDatetime
+
+
+class BatchFrozen(Record):
+    """The batch is closed for good: nothing is added or undone, and models may learn from it."""
+
+    event: Literal["frozen"] = "frozen"
+    id: Id
+    """The batch's name."""
+    time: AwareDatetime
+
+
+Event = Comparison | Undo | Skip | BatchOpened | BatchFrozen
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def in_words(comparison: Comparison) -> Lengths:
+    """Return the lengths in words."""
+
+    def count(text: str) -> int:
+        return len(text.split())
+
+    first, second = (count(response.text) for response in comparison.responses)
+    turns = [(turn.role, count(turn.content)) for turn in comparison.dialog]
+    return Lengths(
+        unit="words",
+        prompt=sum(n for role, n in turns if role == "user"),
+        dialog=sum(n for _, n in turns),
+        responses=(first, second),
+    )
