@@ -98,6 +98,26 @@ class Comparison(Record):
         return self
 
 
+class Asked(Record):
+    """A question put before an annotator, with both responses; what a restart takes up again."""
+
+    event: Literal["asked"] = "asked"
+    id: Id
+    question: Id
+    batch: Id
+    annotator: Name
+    prompt_id: Id
+    kind: str
+    domain: Domain
+    dialog: Annotated[tuple[Turn, ...], Field(min_length=1)]
+    responses: tuple[Response, Response]
+    turned: bool
+    """Whether the second response was shown first."""
+    time: AwareDatetime
+    risk_category: str = ""
+    attack_vector: str = ""
+
+
 class Undo(Record):
     """An annotator takes a comparison back; of a frozen batch that is too late."""
 
@@ -140,7 +160,7 @@ class BatchFrozen(Record):
     time: AwareDatetime
 
 
-Event = Comparison | Undo | Skip | BatchOpened | BatchFrozen
+Event = Comparison | Asked | Undo | Skip | BatchOpened | BatchFrozen
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

@@ -25,7 +25,17 @@ from pydantic import ValidationError
 
 from storage.disk import atomic_write, naming_full_disk, sync, take_lock
 from storage.errors import StorageError, StoreBusy
-from storage.preference_events import EVENT, BatchFrozen, BatchOpened, Comparison, Event, Skip, Undo, in_words
+from storage.preference_events import (
+    EVENT,
+    Asked,
+    BatchFrozen,
+    BatchOpened,
+    Comparison,
+    Event,
+    Skip,
+    Undo,
+    in_words,
+)
 
 LOG, LOCK, TORN = "log.jsonl", "writer.lock", "torn"
 HEAD = re.compile(rb'\{"event":"comparison","id":"([^"]+)","batch":"([^"]+)","annotator":"([^"]+)",')
@@ -168,7 +178,7 @@ class PreferenceLog:
         frozen = self._known.frozen | {
             w.event.id for w in self._waiting.values() if w.event.event == "frozen"
         }
-        if isinstance(event, Comparison | Skip) and event.batch in frozen:
+        if isinstance(event, Comparison | Asked | Skip) and event.batch in frozen:
             raise StorageError(f"Batch {event.batch} is frozen: nothing can be added. Open another batch.")
         if isinstance(event, Undo):
             maker = self._known.maker(event.id)
@@ -207,17 +217,19 @@ class PreferenceLog:
             self._turn.notify_all()
 
 
-def read_events(folder: Path) -> Iterator[Event]:
+def read_events(folder: Path, batch: str = "") -> Iterator[Event]:
     """Yield the log's events, oldest first, without its lock; a line that is being written is left out.
 
-    Raises StorageError naming the line that is no event.
+    With a batch, only events that name it or none. Raises StorageError naming the line that is no event.
     """
     path = folder / LOG
     if not path.exists():
         return
+    wanted = f'"batch":"{batch}"'.encode()
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
+            elsewhere = batch and wanted not in line and b'"batch":"' in line
+            if line.endswith(b"\n") and not elsewhere:
                 yield parse_line(line, path, number)
 
 
