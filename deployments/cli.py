@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments import cluster_commands, data_commands, model_commands, plan_command
+from deployments import annotation_commands, cluster_commands, data_commands, model_commands, plan_command
 from deployments.data_commands import AsJson
 from deployments.doctor import checks
 from deployments.environment import prepare
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(model_commands.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
+app.add_typer(annotation_commands.app)
 app.add_typer(data_commands.app, name="data")
 console = Console()
 

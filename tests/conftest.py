@@ -90,3 +90,20 @@ def model(config: ModelConfig) -> Transformer:
             if parameter.dim() > 1:
                 parameter.mul_(5)
     return made
+
+
+@pytest.fixture
+def serve_gguf() -> Callable[[Path], str]:
+    """Put a GGUF file into llama.cpp's own server and return its address; skips where it is not installed."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which holds llama.cpp, is not installed")
+    servers = []
+
+    def serve(path: Path) -> str:
+        params = xllamacpp.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx, params.n_parallel, params.port, params.verbosity = 128, 1, 0, 0
+        params.cpuparams.n_threads = 1
+        servers.append(xllamacpp.Server(params))
+        return servers[-1].listening_address
+
+    return serve

@@ -8,6 +8,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 from markupsafe import Markup
 from pydantic import ValidationError
 
+from deployments.services.annotation.access import Refused
 from deployments.services.annotation.desk import Desk, Page
 from deployments.services.annotation.pages import HERE, Site, events
 from llama2_core.config import GRADES, Grade, Record
@@ -94,6 +95,8 @@ def add_questions(app: FastAPI, site: Site, desk: Desk) -> None:
         annotator, form = await site.posted(request)
         try:
             await run_in_threadpool(action, annotator, form)
+        except Refused:
+            raise
         except ValidationError as error:
             where = ", ".join(str(one["loc"][0]) for one in error.errors())
             return task(

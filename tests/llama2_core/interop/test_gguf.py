@@ -1,7 +1,7 @@
 """GGUF: what our reader, the format's definition, transformers and llama.cpp make of our files."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +90,13 @@ def test_transformers_reads_our_file(
 
 
 @pytest.fixture
-def llama(make: Callable[..., Path], tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """llama.cpp's own server with our model in it: `llama(path, **body)` asks it."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which holds llama.cpp, is not installed")
+def llama(make: Callable[..., Path], serve_gguf: Callable[[Path], str], tmp_path: Path) -> Callable[..., Any]:
+    """Our model in llama.cpp: `llama(path, **body)` asks it."""
     convert(make(), tmp_path / "model.gguf", "gguf")
-    params = xllamacpp.CommonParams()
-    params.model.path = str(tmp_path / "model.gguf")
-    params.n_ctx, params.n_parallel, params.port, params.verbosity = 128, 1, 0, 0
-    params.cpuparams.n_threads = 1
-    server = xllamacpp.Server(params)
-
-    def ask(path: str, **body: object) -> Any:
-        return (
-            httpx.post(f"{server.listening_address}/{path}", json=body, timeout=60).raise_for_status().json()
-        )
-
-    yield ask
+    address = serve_gguf(tmp_path / "model.gguf")
+    return lambda path, **body: (
+        httpx.post(f"{address}/{path}", json=body, timeout=60).raise_for_status().json()
+    )
 
 
 def test_llama_cpp_continues_with_our_tokens(

@@ -1,0 +1,122 @@
+"""The page in a real browser: two annotators, thirty comparisons, keyboard only; no accessibility violation."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+from deployments.services.annotation.access import Access
+from deployments.services.annotation.app import create_app
+from deployments.services.annotation.desk import Desk, Queued
+from deployments.services.prefect_server import free_port
+from storage.preference_events import Comparison, Turn
+from storage.preference_log import read_events
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
+]
+WORDS = ("the cat sat on?", "猫坐在哪里?", "أين جلست القطة؟", "<b>the dog</b> & the mat?")
+WIDTHS = (1400, 420)
+
+
+@pytest.fixture
+def service(make_desk: Callable[..., Desk], access: Access) -> Iterator[tuple[str, Desk]]:
+    prompts = [
+        Queued(
+            f"q{n}",
+            "queued",
+            "safety" if n % 3 == 0 else "helpfulness",
+            (Turn(role="user", content=f"{WORDS[n % 4]} {n}"),),
+        )
+        for n in range(60)
+    ]
+    desk, port = make_desk(agreement_share=0.2, queue=prompts), free_port()
+    app = create_app(desk, access, ["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://127.0.0.1:{port}", desk
+    server.should_exit = True
+    thread.join()
+
+
+def test_two_annotators_and_thirty_comparisons(service: tuple[str, Desk], access: Access) -> None:
+    address, desk = service
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for turn, name in enumerate(("alice", "bob")):
+            page = browser.new_context(viewport={"width": WIDTHS[turn], "height": 900}).new_page()
+            wrong: list[str] = []
+            page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
+            page.goto(address)
+            accessible(page)
+            page.keyboard.type(access.add(name))
+            page.keyboard.press("Enter")
+            page.wait_for_selector("textarea")
+            for number in range(15):
+                compare(page, address, "safety" if number % 3 == 0 else "helpfulness", number)
+            accessible(page)
+            talk(page, address)
+            assert not wrong
+        browser.close()
+    made = [event for event in read_events(desk.log.folder) if isinstance(event, Comparison)]
+    assert len(made) == 30
+    assert {len(comparison.dialog) for comparison in made} >= {1, 3}
+    assert {comparison.annotator for comparison in made} == {"alice", "bob"}
+    asked = [comparison.question for comparison in made]
+    assert len(asked) > len(set(asked)), "nobody was asked what another had judged"
+    assert sum(len(set(texts(comparison))) == 2 for comparison in made) == 30
+
+
+def texts(comparison: Comparison) -> list[str]:
+    return [response.text for response in comparison.responses]
+
+
+def compare(page: Page, address: str, kind: str, number: int) -> None:
+    """Take or write a message, judge both answers, and go on with the better every other time; by keyboard."""
+    before = page.locator(".turn").count() if number else 0
+    if not before:
+        page.goto(f"{address}/{kind}")
+    page.wait_for_selector("textarea")
+    if before or number % 5 == 4:
+        page.fill("textarea", f"and {WORDS[number % 4]} then {number}")
+        page.keyboard.press("Control+Enter")
+    else:
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("n")
+    page.wait_for_selector("[name=choice]", timeout=60_000)
+    assert page.locator(".answer b, .turn > b:not([dir])").count() == 0  # markup of a message is text
+    if number < 4:
+        accessible(page)
+    for key in f"{'ab'[number % 2]}{number % 4 + 1}":
+        page.keyboard.press(key)
+    if page.locator("[name=a_safe]").count():
+        for key in "qr":
+            page.keyboard.press(key)
+    page.keyboard.press("s" if number % 2 else "Enter")
+    page.wait_for_selector("textarea")
+
+
+def talk(page: Page, address: str) -> None:
+    """Ask two models in the playground."""
+    page.goto(f"{address}/playground")
+    page.select_option("[name=second]", "other")
+    page.fill("textarea", "the cat")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".answer:not(.writing)", timeout=60_000)
+    assert page.locator(".answer").count() == 2
+    accessible(page)
+
+
+def accessible(page: Page) -> None:
+    found: dict[str, Any] = Axe().run(page).response
+    serious = [v["id"] for v in found["violations"] if v["impact"] in ("serious", "critical")]
+    assert not serious, serious
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
