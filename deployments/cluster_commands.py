@@ -1,7 +1,6 @@
 """The commands of a cluster's other machines: join the runs of another, and say whether training lives."""
 # ruff: noqa: PLC0415
 
-import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +17,11 @@ app = typer.Typer()
 def join(home: Home = Path("var")) -> None:
     """Lend this machine to the run that works below a shared folder, stage by stage, until Ctrl-C."""
     from tasks import nodes
+    from tasks.interrupts import interruptible
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        nodes.join(home, lambda line: print(line, flush=True))
+        with interruptible():
+            nodes.join(home, lambda line: print(line, flush=True))
     except KeyboardInterrupt:
         print("Left: training ranks were asked to save and end.")
 

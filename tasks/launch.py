@@ -27,12 +27,13 @@ from storage.disk import require_free_space
 from storage.metrics import Tail
 from storage.tracking import Tracker
 from tasks.energy import Counters, account
+from tasks.interrupts import check, interruptible
 from tasks.nodes import at_work_together
 from tasks.process import Meter
 from tasks.progress import console, progress, transient
 from tasks.runtime import Execution, Runtime
 from tasks.signs import last_lines, stopped, told
-from tasks.workers import DONE, LOG, Worker, at_work, sigterm_interrupts
+from tasks.workers import DONE, LOG, Worker, at_work
 
 FORMAT_VERSIONS = {
     "corpus": 4,
@@ -107,6 +108,7 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
 
     Raises StoreBusy when another process is building it, WorkerFailed when its worker dies, and what `work` raises.
     """
+    check()
     store = Store(runtime.store_root)
     artifact = store.find(job.kind, job.digest)
     reused = artifact is not None
@@ -222,7 +224,7 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
     settings = runtime.model_dump(mode="json", include=set(Execution.model_fields))
     order = {"kind": job.kind, "recipe": job.recipe.model_dump(mode="json"), "seed": job.seed}
     (directory / JOB).write_text(json.dumps({**order, "parents": parents, "settings": settings}))
-    with sigterm_interrupts():
+    with interruptible():
         status = _watch(job, runtime, directory, tracking, run_id)
     if status != 0:
         raise WorkerFailed(_end(job.label, status, directory))
@@ -240,6 +242,7 @@ def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_i
     try:
         with _workers(job, runtime, directory) as worker, progress(job.label, job.kind) as shown:
             while True:
+                check()
                 status = worker.status()
                 rows = tail.new_rows()
                 if rows:

@@ -1,6 +1,5 @@
 """Flows run from the command line: with a Prefect server of their own, and an end that a person understands."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from rich.console import Console
 
 from deployments.environment import prepare
 from deployments.services.prefect_server import prefect_server
+from tasks.interrupts import interruptible
 
 console = Console()
 
@@ -18,8 +18,7 @@ console = Console()
 def running_flows(home: Path) -> Iterator[None]:
     """Serve Prefect while flows run; Ctrl-C ends with status 130 and says how to go on."""
     prepare(home)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # spot machines: as Ctrl-C, between stages too
-    with prefect_server(home, meanwhile=_import_flows):
+    with interruptible(), prefect_server(home, meanwhile=_import_flows):
         # its heartbeats are for workers, and cost a second a flow
         from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415

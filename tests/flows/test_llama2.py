@@ -192,7 +192,7 @@ def test_ctrl_c_stops_in_seconds_and_says_how_to_go_on(tmp_path: Path) -> None:
     worker = psutil.Process(worker_pid(process))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "Run the same command again to go on" in said
     assert "Traceback" not in said
     assert not worker.is_running()
