@@ -12,7 +12,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
 slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow -n 2 --dist loadfile  # threads that wait leave the core
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from deployments.services.prefect_server import HOST
 from llama2_core.errors import ConfigError
 from storage.artifacts import Store
 from storage.errors import StorageError
+
+if TYPE_CHECKING:
+    from storage.preference_log import PreferenceLog
 
 app = typer.Typer()
 annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
@@ -68,19 +71,19 @@ def annotate(
     models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
     prompts = read_queue(queue, store)
     access = Access(home / FOLDER)
-    if not access.annotators():
-        raise ConfigError("nobody may annotate yet: run `llama2 annotators add NAME`, which prints a token")
     speakers = Speakers(models, threads)
     with PreferenceLog(home / FOLDER) as log:
         if log.healed:
             console.print(
                 f"[yellow]The last line of the log was torn; what was left of it is in {log.healed}.[/]"
             )
-        _open(log, batch, target)
+        batch = _open(log, batch, target)
         variants = (Variant(first, temperatures[0]), Variant(second, temperatures[1]))
         sampling = SamplingConfig(max_new_tokens=max_tokens, top_p=1.0)
         desk = Desk(log, batch, variants, speakers, prompts, sampling, agreement_share)
-        console.print(f"Annotate at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
+        console.print(f"Annotate batch {batch} at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
+        if not access.annotators():
+            console.print("Nobody may yet: `llama2 annotators add NAME` prints a token.")
         try:
             hosts = [host, HOST, "localhost"]
             uvicorn.run(create_app(desk, access, hosts), host=host, port=port, log_level="warning")
@@ -88,16 +91,20 @@ def annotate(
             speakers.close()
 
 
-def _open(log, batch: str, target: int) -> None:
+def _open(log: "PreferenceLog", name: str, target: int) -> str:
+    """Return the batch of this name, the open one or the next, once it is open."""
     from datetime import UTC, datetime
 
     from storage.preference_events import BatchOpened
 
     known = {found.name: found for found in log.batches()}
-    if batch not in known or not known[batch].target:
-        log.append(BatchOpened(id=batch, target=target, time=datetime.now(UTC)))
-    elif known[batch].frozen:
-        raise StorageError(f"Batch {batch} is frozen: choose another name.")
+    last = log.open_batch()
+    name = name or (last.name if last else f"batch-{len(known) + 1}")
+    if name not in known or not known[name].target:
+        log.append(BatchOpened(id=name, target=target, time=datetime.now(UTC)))
+    elif known[name].frozen:
+        raise StorageError(f"Batch {name} is frozen: choose another name.")
+    return name
 
 
 def _place(model: str, home: Path) -> tuple[str, str]:

@@ -152,12 +152,13 @@ def up(
     home: Home = Path("var"),
     prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's UI and API.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's UI and API.")] = 5000,
+    annotate_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the annotation page.")] = 8642,
 ) -> None:
-    """Serve the Prefect and MLflow UIs on this machine until Ctrl-C."""
+    """Serve Prefect, MLflow and, once there is a model, the annotation page on this machine until Ctrl-C."""
     prepare(home)
-    from deployments.services.stack import serve  # noqa: PLC0415
+    from deployments.services.stack import serve, servers_of  # noqa: PLC0415
 
-    serve(home, prefect_port, mlflow_port)
+    serve(home, servers_of(home, prefect_port, mlflow_port, annotate_port))
 
 
 def main() -> None:

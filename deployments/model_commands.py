@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 console = Console()
+CHAT_STAGES = {"sft": "dialogs", "rejection": "samples"}
+"""Stages whose models are of kind "chat", and what only they are made from."""
 CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
 
 Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
@@ -269,10 +271,20 @@ def model_path(model: str, home: Path) -> Path:
     """Return where a model is: a path, an artifact, or what the gate kept."""
     if model and Path(model).exists():
         return Path(model)
-    store = Store(home / "artifacts")
-    artifact = store.resolve(model) if model else _champion(store)
+    artifact = model_artifact(model, Store(home / "artifacts"))
     console.print(f"[dim]{artifact.name}[/]")
     return artifact.path
+
+
+def model_artifact(model: str, store: Store) -> Artifact:
+    """Return the newest of a stage's models, the artifact of a name, or what the gate kept."""
+    if not model:
+        return _champion(store)
+    if model in CHAT_STAGES:
+        made = [a for a in store.artifacts() if a.kind == "chat" and CHAT_STAGES[model] in a.manifest.parents]
+        if made:
+            return made[-1]
+    return store.resolve(model)
 
 
 def _load(
