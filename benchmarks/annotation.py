@@ -182,7 +182,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--home", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    Path("var").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="annotation-", dir="var") as scratch:
         home = options.home or Path(scratch)
         measure(home, options.seconds, options.annotators, options.kills)
 
