@@ -12,7 +12,11 @@ import httpx
 import psutil
 import pytest
 
+from deployments.model_commands import model_artifact
 from deployments.services.prefect_server import free_port
+from deployments.services.stack import servers_of
+from storage.artifacts import Store, digest_of
+from storage.errors import ArtifactNotFound
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +46,31 @@ def test_a_port_in_use_is_refused_before_anything_starts(server: str, tmp_path: 
     told = f"port {port} for {server} is in use: stop what listens there or choose another with --{server.lower()}-port"
     assert told in " ".join(said.split())
     assert not (tmp_path / "log").exists()
+
+
+def test_the_annotation_page_comes_once_there_is_a_model(tmp_path: Path) -> None:
+    assert [server.name for server in servers_of(tmp_path, 1, 2, 3)] == ["Prefect", "MLflow"]
+    committed(Store(tmp_path / "artifacts"), "ppo", {"chat": "chat/1"})
+    page = servers_of(tmp_path, 1, 2, 3)[-1]
+    assert (page.name, page.port, page.command[-2:]) == ("Annotate", 3, ["--port", "3"])
+
+
+def test_stages_that_make_chat_models_name_them(tmp_path: Path) -> None:
+    store = Store(tmp_path / "artifacts")
+    with pytest.raises(ArtifactNotFound, match="No artifact 'sft'"):
+        model_artifact("sft", store)
+    made = {role: committed(store, "chat", {role: "x/1"}) for role in ("dialogs", "samples")}
+    assert model_artifact("sft", store).digest == made["dialogs"]
+    assert model_artifact("rejection", store).digest == made["samples"]
+    assert model_artifact(made["samples"][:8], store).digest == made["samples"]
+
+
+def committed(store: Store, kind: str, parents: dict[str, str]) -> str:
+    digest = digest_of(kind, 1, {}, parents)
+    with store.building(kind, digest):
+        measured = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
+        store.commit(kind, digest, version=1, recipe={}, parents=parents, summary={}, **measured)
+    return digest
 
 
 @pytest.mark.slow
