@@ -1,5 +1,6 @@
 """What annotators do, as records: comparisons, undone ones, skipped questions, batches. Llama 2 section 3.2.1."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -40,6 +41,8 @@ class Lengths(Record):
 
     unit: str
     """ "words", or "tokens of" and the beginning of the tokenizer's digest."""
+    turns: Natural
+    """Of the user."""
     prompt: Natural
     """Of the user's turns together."""
     dialog: Natural
@@ -144,17 +147,19 @@ Event = Comparison | Undo | Skip | BatchOpened | BatchFrozen
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
-def in_words(comparison: Comparison) -> Lengths:
-    """Return the lengths in words."""
-
-    def count(text: str) -> int:
-        return len(text.split())
-
+def measure(comparison: Comparison, unit: str, count: Callable[[str], int]) -> Lengths:
+    """Return the lengths in a unit, given what counts it in a text."""
     first, second = (count(response.text) for response in comparison.responses)
     turns = [(turn.role, count(turn.content)) for turn in comparison.dialog]
+    asked = [n for role, n in turns if role == "user"]
     return Lengths(
-        unit="words",
-        prompt=sum(n for role, n in turns if role == "user"),
+        unit=unit,
+        turns=len(asked),
+        prompt=sum(asked),
         dialog=sum(n for _, n in turns),
         responses=(first, second),
     )
+
+
+def in_words(comparison: Comparison) -> Lengths:
+    return measure(comparison, "words", lambda text: len(text.split()))
