@@ -28,7 +28,7 @@ class Turn(Record):
 class Response(Record):
     """One of the two that are compared."""
 
-    text: Annotated[str, Field(min_length=1)]
+    text: str
     model: str = ""
     """What wrote it, "" where that is not known."""
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -141,6 +141,12 @@ class BatchFrozen(Record):
     id: Id
     """The batch's name."""
     time: AwareDatetime
+    held_out_share: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Of the prompts; their comparisons test the reward models."""
+    most_held_out: Natural = 1000
+    """Comparisons held out at most. Llama 2: 1,000 a batch."""
+    seed: int = 0
+    """Of the draw of prompts; the same in all batches, so that a prompt is on one side in all of them."""
 
 
 Event = Comparison | Undo | Skip | BatchOpened | BatchFrozen

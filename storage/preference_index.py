@@ -16,7 +16,7 @@ from storage.disk import atomic_path
 from storage.preference_log import IMPORTS, LOG, complete_bytes, parse_line
 
 INDEX = "preferences.duckdb"
-VERSION = 1
+VERSION = 2
 """Raised when the index's columns change."""
 MEMORY_BYTES = 1 << 30
 SQL = Path(__file__).parent / "sql" / "preferences"

@@ -45,8 +45,13 @@ def connect(store: Store) -> duckdb.DuckDBPyConnection:
             )
         connection.execute(f"CREATE VIEW {view} AS {rows}")
     connection.register("artifacts", _artifact_table(artifacts))
-    attach(connection, store.root.parent / "preferences")
+    attach(connection, preferences_folder(store))
     return connection
+
+
+def preferences_folder(store: Store) -> Path:
+    """Return where the log of a store's annotations is: beside it."""
+    return store.root.parent / "preferences"
 
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:

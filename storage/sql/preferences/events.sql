@@ -1,6 +1,7 @@
 -- Read lines of the log: what is counted of an event, without the texts. A line that is no event is all null.
 SELECT event, id, batch, annotator, question, prompt_id, domain = 'safety' AS safety, grade, annotator_kind,
-       time AS created_at, seconds, kind, risk_category, attack_vector, target, chosen AS choice,
+       time AS created_at, seconds, kind, risk_category, attack_vector, target,
+       held_out_share, most_held_out, seed, chosen AS choice,
        responses[chosen + 1].model AS chosen_model, responses[2 - chosen].model AS rejected_model,
        responses[chosen + 1].temperature AS chosen_temperature,
        responses[2 - chosen].temperature AS rejected_temperature,
@@ -12,5 +13,6 @@ FROM read_json($files, format = 'newline_delimited', ignore_errors = true, maxim
     columns = {event: 'VARCHAR', id: 'VARCHAR', batch: 'VARCHAR', annotator: 'VARCHAR', question: 'VARCHAR',
                prompt_id: 'VARCHAR', domain: 'VARCHAR', grade: 'VARCHAR', annotator_kind: 'VARCHAR', time: 'VARCHAR',
                seconds: 'FLOAT', kind: 'VARCHAR', risk_category: 'VARCHAR', attack_vector: 'VARCHAR', target: 'INT',
+               held_out_share: 'DOUBLE', most_held_out: 'BIGINT', seed: 'BIGINT',
                chosen: 'INT', responses: 'STRUCT(model VARCHAR, temperature FLOAT, safe BOOLEAN)[]',
                lengths: 'STRUCT(unit VARCHAR, turns INT, prompt INT, dialog INT, responses INT[])'})

@@ -6,7 +6,8 @@ import pytest
 from llama2_core.evaluation.agreement import gwet_ac2, ordinal_weights
 from llama2_core.evaluation.statistics import Z95
 
-FOUR_RATERS = """1 1 . 1, 2 2 3 2, 3 3 3 3, 3 3 3 3, 2 2 2 2, 1 2 3 4, 4 4 4 4, 1 1 2 1, 2 2 2 2, . 5 5 5, . . 1 1, . . 3 ."""
+FOUR_RATERS = """1 1 . 1, 2 2 3 2, 3 3 3 3, 3 3 3 3, 2 2 2 2, 1 2 3 4,
+                 4 4 4 4, 1 1 2 1, 2 2 2 2, . 5 5 5, . . 1 1, . . 3 ."""
 """Gwet, Handbook of Inter-Rater Reliability, 4th edition, page 120: twelve subjects, four raters, five categories."""
 
 
