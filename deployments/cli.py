@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from deployments import annotation_commands, cluster_commands, data_commands, model_commands, plan_command
+from deployments import (
+    annotation_commands,
+    cluster_commands,
+    data_commands,
+    model_commands,
+    plan_command,
+    preference_commands,
+)
 from deployments.data_commands import AsJson
 from deployments.doctor import checks
 from deployments.environment import prepare
@@ -36,6 +43,7 @@ app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
 app.add_typer(annotation_commands.app)
 app.add_typer(data_commands.app, name="data")
+app.add_typer(preference_commands.app, name="preferences")
 console = Console()
 
 

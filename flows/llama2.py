@@ -12,6 +12,7 @@ from llama2_core.seeding import derive_seed
 from tasks.evaluate import gate
 from tasks.pipeline import finish_run, tracked_run
 from tasks.plan import plan
+from tasks.preferences import preference_tables
 from tasks.recipes import EvaluationRecipe, Llama2Recipe
 from tasks.report import report
 from tasks.runtime import Runtime
@@ -60,6 +61,7 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
         runtime=runtime,
     )
     second = comparisons(sampled, chat, r.second_comparisons, talk, seed, runtime)
+    preference_tables(second, runtime)
     late = judges(chat, [first, second])
     optimised = ppo(sampled, **late, recipe=r.ppo, dialogs=talk, seed=seed, runtime=runtime)
 

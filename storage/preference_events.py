@@ -1,5 +1,6 @@
 """What annotators do, as records: comparisons, undone ones, skipped questions, batches. Llama 2 section 3.2.1."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -27,7 +28,7 @@ class Turn(Record):
 class Response(Record):
     """One of the two that are compared."""
 
-    text: Annotated[str, Field(min_length=1)]
+    text: str
     model: str = ""
     """What wrote it, "" where that is not known."""
     temperature: Annotated[float, Field(ge=0)] | None = None
@@ -40,6 +41,8 @@ class Lengths(Record):
 
     unit: str
     """ "words", or "tokens of" and the beginning of the tokenizer's digest."""
+    turns: Natural
+    """Of the user."""
     prompt: Natural
     """Of the user's turns together."""
     dialog: Natural
@@ -158,23 +161,31 @@ class BatchFrozen(Record):
     id: Id
     """The batch's name."""
     time: AwareDatetime
+    held_out_share: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Of the prompts; their comparisons test the reward models."""
+    most_held_out: Natural = 1000
+    """Comparisons held out at most. Llama 2: 1,000 a batch."""
+    seed: int = 0
+    """Of the draw of prompts; the same in all batches, so that a prompt is on one side in all of them."""
 
 
 Event = Comparison | Asked | Undo | Skip | BatchOpened | BatchFrozen
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
-def in_words(comparison: Comparison) -> Lengths:
-    """Return the lengths in words."""
-
-    def count(text: str) -> int:
-        return len(text.split())
-
+def measure(comparison: Comparison, unit: str, count: Callable[[str], int]) -> Lengths:
+    """Return the lengths in a unit, given what counts it in a text."""
     first, second = (count(response.text) for response in comparison.responses)
     turns = [(turn.role, count(turn.content)) for turn in comparison.dialog]
+    asked = [n for role, n in turns if role == "user"]
     return Lengths(
-        unit="words",
-        prompt=sum(n for role, n in turns if role == "user"),
+        unit=unit,
+        turns=len(asked),
+        prompt=sum(asked),
         dialog=sum(n for _, n in turns),
         responses=(first, second),
     )
+
+
+def in_words(comparison: Comparison) -> Lengths:
+    return measure(comparison, "words", lambda text: len(text.split()))

@@ -3,7 +3,7 @@
     <home>/preferences/log.jsonl        an event a line
     <home>/preferences/writer.lock      held (flock) by the process that writes
     <home>/preferences/torn/            what a killed writer left of its last line
-    <home>/preferences/imports/         comparisons of others, a Parquet file an import
+    <home>/preferences/imports/         comparisons made elsewhere, a file an import, as the log
     <home>/preferences/preferences.duckdb   derived from all of it, see preference_index
 
 Each line begins with its event and id, so ids are found without parsing the texts.
@@ -37,7 +37,7 @@ from storage.preference_events import (
     in_words,
 )
 
-LOG, LOCK, TORN = "log.jsonl", "writer.lock", "torn"
+LOG, LOCK, TORN, IMPORTS = "log.jsonl", "writer.lock", "torn", "imports"
 HEAD = re.compile(rb'\{"event":"comparison","id":"([^"]+)","batch":"([^"]+)","annotator":"([^"]+)",')
 
 
@@ -246,28 +246,34 @@ def parse_line(line: bytes, path: Path, number: int) -> Event:
 
 def heal(path: Path) -> Path | None:
     """Move what follows the last line break to a file of its own; return where that is, none if nothing did."""
-    if not path.exists():
+    whole = complete_bytes(path)
+    if not path.exists() or whole == path.stat().st_size:
         return None
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = size
-        while start > 0:  # the last line break lies in the last piece, or before it
-            piece_start = max(0, start - (1 << 16))
-            file.seek(piece_start)
-            found = file.read(start - piece_start).rfind(b"\n")
-            start = piece_start + found + 1 if found >= 0 else piece_start
-            if found >= 0:
-                break
-        if start == size:
-            return None
-        file.seek(start)
+        file.seek(whole)
         torn = file.read()
     (path.parent / TORN).mkdir(exist_ok=True)
-    aside = path.parent / TORN / f"{start}-{time.time_ns()}.jsonl"
+    aside = path.parent / TORN / f"{whole}-{time.time_ns()}.jsonl"
     atomic_write(aside, torn)
-    os.truncate(path, start)
+    os.truncate(path, whole)
     sync(path)
     return aside
+
+
+def complete_bytes(path: Path) -> int:
+    """Return where the last complete line of a file ends; 0 when there is none, or no file."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - (1 << 16))
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
 
 
 def _scan(path: Path) -> _Known:

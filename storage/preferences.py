@@ -1,4 +1,4 @@
-"""SQL over everything the store holds: an in-memory DuckDB with views on Parquet. It takes no lock."""
+"""SQL over the store and the log of annotations: an in-memory DuckDB with views on Parquet. It takes no lock."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from storage import schemas
 from storage.analysis import TABLES
 from storage.artifacts import Store
 from storage.errors import StorageError
+from storage.preference_index import attach
 
 SQL = Path(__file__).parent / "sql"
 VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
@@ -24,26 +25,33 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     **{name: ("card", f"analysis/{name}.parquet", schema) for name, schema in TABLES.items()},
 }
 """View -> kind of artifact, its file, its columns."""
+LOG_VIEWS = ("annotations", "skips", "batches", "texts", "preferences")
 
 
 def connect(store: Store) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory database: a view a table, each row with its artifact's `digest`, and `artifacts`."""
+    """Open an in-memory database: a view a table, each row with its artifact's `digest`, `artifacts`, and the log's."""
     connection = duckdb.connect()
     artifacts = store.artifacts()
     for view, (kind, file, schema) in VIEWS.items():
         paths = [str(path) for a in artifacts if a.kind == kind for path in sorted(a.path.glob(file))]
+        connection.register(f"no_{view}", schema.append(pa.field("digest", pa.string())).empty_table())
+        rows = f"SELECT * FROM no_{view}"
         if paths:
             quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-            connection.execute(
-                f"CREATE VIEW {view} AS "
+            rows += (
+                " UNION ALL BY NAME "
                 f"SELECT * EXCLUDE (filename), regexp_extract(filename, '.*/{kind}/([^/]+)/', 1) AS digest "
-                f"FROM read_parquet([{quoted}], filename=true)"
+                f"FROM read_parquet([{quoted}], filename=true, union_by_name=true)"
             )
-        else:
-            empty = schema.append(pa.field("digest", pa.string())).empty_table()
-            connection.register(view, empty)
+        connection.execute(f"CREATE VIEW {view} AS {rows}")
     connection.register("artifacts", _artifact_table(artifacts))
+    attach(connection, preferences_folder(store))
     return connection
+
+
+def preferences_folder(store: Store) -> Path:
+    """Return where the log of a store's annotations is: beside it."""
+    return store.root.parent / "preferences"
 
 
 def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -53,7 +61,7 @@ def query(store: Store, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         result = connection.execute(sql)
         return [column[0] for column in result.description or []], result.fetchall()
     except duckdb.Error as error:
-        views = ", ".join([*VIEWS, "artifacts"])
+        views = ", ".join([*VIEWS, "artifacts", *LOG_VIEWS])
         raise StorageError(f"The query failed: {error}\nViews: {views}.") from error
 
 

@@ -71,12 +71,22 @@ COMPARISONS = pa.schema(
         "rejected_model": _TEXT,
         "chosen_temperature": _SCORE,
         "rejected_temperature": _SCORE,
-        "grade": _TEXT,
-        "safety_bin": _TEXT,  # "" where the prompt is not a safety prompt
-        "chosen_safe": _FLAG,
+        "grade": _TEXT,  # null in imports that have none
+        "safety_bin": _TEXT,  # "" where the prompt is not a safety prompt, or safety was not asked for
+        "chosen_safe": _FLAG,  # null where nobody was asked, as rejected_safe
         "rejected_safe": _FLAG,
         "annotator": _TEXT,
-        "turns": _COUNT,
+        "annotator_kind": _TEXT,  # person | simulated | judge | import
+        "annotations": _COUNT,  # how many annotators the choice is the majority of
+        "risk_category": _TEXT,
+        "attack_vector": _TEXT,
+        "created_at": _TEXT,  # ISO 8601; null where the same inputs must give the same file
+        "turns": _COUNT,  # of the user
+        "unit": _TEXT,  # of the lengths: words, or tokens of a tokenizer
+        "prompt_length": _COUNT,  # the user's turns together
+        "dialog_length": _COUNT,
+        "chosen_length": _COUNT,
+        "rejected_length": _COUNT,
         "held_out": _FLAG,
     }
 )

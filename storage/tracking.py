@@ -78,6 +78,11 @@ class Tracker:
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
         self._client.log_artifact(run_id, str(path), folder or None)
 
+    def log_table(self, run_id: str, name: str, columns: list[str], rows: list[tuple[Any, ...]]) -> None:
+        """Log a table, which MLflow shows as one."""
+        by_column = {column: [row[place] for row in rows] for place, column in enumerate(columns)}
+        self._client.log_table(run_id, by_column, name)
+
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 

@@ -42,7 +42,7 @@ FORMAT_VERSIONS = {
     "dialogs": 6,
     "base": 6,
     "chat": 6,
-    "comparisons": 3,
+    "comparisons": 4,
     "reward": 5,
     "samples": 3,
     "ppo": 6,

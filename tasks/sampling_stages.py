@@ -29,7 +29,7 @@ from storage.schemas import COMPARISONS, RESPONSES, SAMPLES, write_table
 from tasks import simulated_annotator as annotator
 from tasks.recipes import ComparisonsRecipe, EvaluationRecipe, RejectionRecipe
 from tasks.stage import Stage
-from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
+from tasks.tables import Prompt, dialog_to_json, encode_answer, measure, read_prompts
 
 CHUNK = 256
 
@@ -72,7 +72,7 @@ def comparisons(stage: Stage) -> dict:
             asks = [Request(p.tokens, derive_seed(stage.seed, *names, p.id), config) for p in chunk]
             answers[role] = sample(stage, model, tokenizer, asks)
         pairs = zip(chunk, answers["newest"], answers["other"], strict=True)
-        return [_compare(stage, recipe, p, a, b) for p, a, b in pairs if a != b]
+        return [_compare(stage, recipe, p, a, b, tokenizer) for p, a, b in pairs if a != b]
 
     rows = in_chunks(stage, prompts[: recipe.prompts], work)
     write_table(stage.directory / "comparisons.parquet", rows, COMPARISONS)
@@ -89,7 +89,9 @@ def comparisons(stage: Stage) -> dict:
     }
 
 
-def _compare(stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: str, other: str) -> dict:
+def _compare(
+    stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: str, other: str, tokenizer: Tokenizer
+) -> dict:
     random_ = random.Random(derive_seed(stage.seed, "annotate", recipe.batch, prompt.id))
     first, grade = annotator.compare(prompt.kind, prompt.facts, newest, other, recipe.noise, random_)
     order = ("newest", "other") if first else ("other", "newest")
@@ -115,7 +117,12 @@ def _compare(stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: st
         "chosen_safe": safe[chosen],
         "rejected_safe": safe[rejected],
         "annotator": annotator.NAME,
-        "turns": (len(prompt.dialog) + 1) // 2,
+        "annotator_kind": "simulated",
+        "annotations": 1,
+        "risk_category": prompt.facts.get("category", ""),
+        "attack_vector": prompt.facts.get("attack", ""),
+        "created_at": None,
+        **measure(prompt.dialog, text[chosen], text[rejected], tokenizer),
         "held_out": is_held_out(stage.seed, prompt, recipe.held_out_share),
     }
 

@@ -82,12 +82,29 @@ def read_comparison_rows(directories: Iterable[Path]) -> Iterator[dict[str, Any]
                 yield row
 
 
+def measure(dialog: Dialog, chosen: str, rejected: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return a comparison's columns of lengths, in tokens."""
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    asked = [count(message.content) for message in dialog if message.role == "user"]
+    return {
+        "turns": len(asked),
+        "unit": f"tokens of {tokenizer.digest[:12]}",
+        "prompt_length": sum(asked),
+        "dialog_length": sum(count(message.content) for message in dialog),
+        "chosen_length": count(chosen),
+        "rejected_length": count(rejected),
+    }
+
+
 def encode_pair(row: Mapping[str, Any], tokenizer: Tokenizer) -> Pair:
     dialog = dialog_from_json(row["dialog"])
     return Pair(
         chosen=encode_answer(dialog, row["chosen"], tokenizer),
         rejected=encode_answer(dialog, row["rejected"], tokenizer),
-        grade=row["grade"],
+        grade=row["grade"] or "negligibly better",  # no margin where no grade is known
         chosen_safe=row["chosen_safe"],
         rejected_safe=row["rejected_safe"],
     )
