@@ -5,8 +5,9 @@ from prefect import flow
 from tasks.launch import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.preferences import comparisons as comparisons_task
-from tasks.recipes import ComparisonsRecipe, RewardRecipe
+from tasks.recipes import ComparisonsRecipe
 from tasks.reward import reward_model
+from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 
 

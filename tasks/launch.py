@@ -42,7 +42,7 @@ FORMAT_VERSIONS = {
     "base": 6,
     "chat": 6,
     "comparisons": 3,
-    "reward": 5,
+    "reward": 6,
     "samples": 3,
     "ppo": 6,
     "evaluation": 4,
