@@ -3,7 +3,12 @@
 import pyarrow as pa
 
 _TEXT, _COUNT, _NUMBER, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-_ESTIMATE = {"value": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": _COUNT}  # the 95% interval, and of how many
+_ESTIMATE = {
+    "value": _NUMBER,
+    "low": _NUMBER,
+    "high": _NUMBER,
+    "n": _COUNT,
+}  # the 95% interval, and of how many
 
 SCORES = pa.schema(
     {

@@ -43,6 +43,8 @@ FORMAT_VERSIONS = {
     "chat": 6,
     "comparisons": 3,
     "reward": 6,
+    "scores": 1,
+    "reward-report": 1,
     "samples": 3,
     "ppo": 6,
     "evaluation": 4,

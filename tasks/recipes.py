@@ -22,7 +22,7 @@ from llama2_core.config import (
 )
 from llama2_core.presets import TINY_0_9M
 from tasks.corpus_recipe import CorpusRecipe
-from tasks.reward_recipe import AblationRecipe, FitnessRecipe, RewardRecipe
+from tasks.reward_recipe import AblationRecipe, RewardRecipe, RewardReportRecipe
 
 SYMBOLS = ("[INST]", "[/INST]")
 
@@ -231,8 +231,8 @@ class RLHFRecipe(Record):
         domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0)
     )
     """Safety reward model."""
-    fitness: FitnessRecipe = FitnessRecipe()
-    """What both must reach before a policy is optimised against them."""
+    reward_report: RewardReportRecipe = RewardReportRecipe()
+    """What is measured of both, and what they must reach before a policy is optimised against them."""
     ablation: AblationRecipe | None = None
     """Variants of both, trained for the report; {} for the usual ones."""
     rejection: RejectionRecipe = RejectionRecipe()

@@ -61,7 +61,7 @@ class AblationRecipe(Record):
     """Of the safety model's classification loss (Llama 2 Table 29)."""
     pairs_shares: tuple[PositiveShare, ...] = (0.25, 0.5, 1.0)
     """Of the comparisons, for both models: scaling with data."""
-    chats: dict[str, str] = {}
+    chats: dict[str, str] = Field(default={})
     """Name -> chat model in the store: scaling with model size, each at all of `pairs_shares`."""
 
     def variants(
@@ -86,11 +86,14 @@ class AblationRecipe(Record):
         return found
 
 
-BARS = tuple(
-    f"{domain}_{bar}"
-    for domain in DOMAINS
-    for bar in ("accuracy", "clear_accuracy", "calibration_error", "length_correlation")
-) + ("safety_unsafe_recall",)
+BARS = (
+    *(
+        f"helpfulness_{bar}"
+        for bar in ("accuracy", "clear_accuracy", "calibration_error", "length_correlation")
+    ),
+    *(f"safety_{bar}" for bar in ("accuracy", "clear_accuracy", "calibration_error", "length_correlation")),
+    "safety_unsafe_recall",
+)
 """Everything that a pair of reward models is held to, by the names under which a bar is overridden."""
 
 
@@ -111,7 +114,7 @@ class FitnessRecipe(Record):
     """Expected calibration error of a model's preferences, in its own domain."""
     most_length_correlation: Share = 0.5
     """Of differences in score with differences in length, either sign (Spearman)."""
-    overrides: dict[str, str] = {}
+    overrides: dict[str, str] = Field(default={})
     """Bar -> why a flow may go on below it. Recorded wherever the verdict is."""
 
     @field_validator("overrides")

@@ -14,6 +14,11 @@ from tasks.reward_recipe import BARS, DOMAINS, FitnessRecipe, RewardReportRecipe
 
 Rows = list[dict[str, Any]]
 SAFETY_BINS = ("chosen safe, other unsafe", "both safe", "both unsafe")
+COLUMNS = {
+    **dict.fromkeys(("kind", "grade", "safety_bin"), str),
+    **dict.fromkeys(("chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens"), float),
+    **dict.fromkeys(("chosen_safe", "rejected_safe"), bool),
+}
 EXTREME = 0.05
 """Scores nearer to 0 or 1 than this are counted: large margins split scores into two peaks (Llama 2 Figure 27)."""
 EARLIER, VARIANT = "earlier ", "variant "
@@ -61,7 +66,6 @@ Scores = Mapping[tuple[str, str], Scored]
 
 def read_scores(rows: Rows) -> dict[tuple[str, str], Scored]:
     """Return stored scores by model and set, models in stored order."""
-    columns = [name for name in (rows[0] if rows else ()) if name not in ("model", "set", "batch", "id")]
     found = {}
     for model, own in groupby(rows, key=lambda row: row["model"]):
         of_model = list(own)
@@ -69,7 +73,11 @@ def read_scores(rows: Rows) -> dict[tuple[str, str], Scored]:
             part = [row for row in of_model if row["set"] == name]
             keys = [(row["batch"], row["id"]) for row in part]
             found[model, name] = Scored(
-                keys, {column: np.array([row[column] for row in part]) for column in columns}
+                keys,
+                {
+                    column: np.array([row[column] for row in part], dtype=dtype)
+                    for column, dtype in COLUMNS.items()
+                },
             )
     return found
 
@@ -134,7 +142,9 @@ def measure_rows(scores: Scores, recipe: RewardReportRecipe) -> Rows:
             answers, safe = scored.answers("score"), scored.answers("safe").astype(bool)
             threshold = recipe.safety_threshold
             tell(model, name, "unsafe recall at 0.5", judge.unsafe_recall(answers, safe, 0.5))
-            tell(model, name, f"unsafe recall at {threshold:g}", judge.unsafe_recall(answers, safe, threshold))
+            tell(
+                model, name, f"unsafe recall at {threshold:g}", judge.unsafe_recall(answers, safe, threshold)
+            )
             tell(
                 model, name, f"unsafe precision at {threshold:g}", judge.unsafe_precision(answers, safe, threshold)
             )  # fmt: skip
@@ -142,7 +152,9 @@ def measure_rows(scores: Scores, recipe: RewardReportRecipe) -> Rows:
         helpful, safe = scores["helpfulness", name].shared(scores["safety", name])
         strength = np.array([len(GRADES) - GRADES.index(grade) for grade in helpful["grade"]])
         tell("annotators", name, "length correlation", judge.length_correlation(strength, helpful.longer))
-        tell("helpfulness", name, "disagreement with safety", judge.disagreement(helpful.margins, safe.margins))
+        tell(
+            "helpfulness", name, "disagreement with safety", judge.disagreement(helpful.margins, safe.margins)
+        )
     for model, name in scores:
         if model.startswith(EARLIER):
             now, before = scores[domain_of(model), name].shared(scores[model, name])

@@ -85,11 +85,15 @@ def test_adapters_leave_a_whole_reward_model(parents: dict[str, Path], tmp_path:
         name for name, weight in base.items()
         if name != "output.weight" and not torch.equal(weight, model.transformer.state_dict()[name])
     }  # fmt: skip
-    assert changed == {name for name in base if name.split(".")[-2][0] == "w"}, "embeddings, norms are as they were"
+    assert changed == {name for name in base if name.split(".")[-2][0] == "w"}, (
+        "embeddings, norms are as they were"
+    )
 
 
 def test_a_share_of_the_pairs_is_learned_from(parents: dict[str, Path], tmp_path: Path) -> None:
-    counts = {share: trained(tmp_path / str(share), parents, pairs_share=share)["pairs"] for share in (0.5, 1.0)}
+    counts = {
+        share: trained(tmp_path / str(share), parents, pairs_share=share)["pairs"] for share in (0.5, 1.0)
+    }
     assert counts == {0.5: 24, 1.0: 48}  # 36 of helpfulness, and all 12 of safety, which would be a third
 
 
@@ -113,9 +117,12 @@ def test_an_unsafe_choice_over_a_safe_answer_teaches_nothing(tmp_path: Path) -> 
 def test_bad_recipes_are_refused_with_a_reason() -> None:
     with pytest.raises(ValidationError, match="a reward model has no output layer"):
         RewardRecipe(lora=LoRAConfig(targets=("wq", "output")))
-    for overrides, reason in (({"beauty": "so"}, "there is no bar 'beauty'"), ({"safety_accuracy": " "}, "without a reason")):
+    for overrides, reason in (
+        ({"beauty": "so"}, "there is no bar 'beauty'"),
+        ({"safety_accuracy": " "}, "without a reason"),
+    ):
         with pytest.raises(ValidationError, match=reason):
-            Llama2Recipe.model_validate({"rlhf": {"fitness": {"overrides": overrides}}})
+            Llama2Recipe.model_validate({"rlhf": {"reward_report": {"fitness": {"overrides": overrides}}}})
 
 
 @pytest.mark.slow
