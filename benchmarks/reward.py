@@ -1,9 +1,10 @@
 """Training speed of our reward models beside TRL's RewardTrainer: same weights, pairs, AdamW and epoch, in one run.
 
-`python -m benchmarks.reward [--precisions float32 bfloat16] [--threads 2]`. The pairs are hh-rlhf's harmless ones
-(../shared/data), tokenized as Llama 2's; the model has 15 million parameters. Both learn the same pairs, 32 an update,
-each in the order and the batches of its own; TRL runs with its 8 pairs a forward pass and with all 32 (its grouping by
-length refuses pairs). Contenders have processes of their own and take turns. A ratio is of turns of the same round.
+`python -m benchmarks.reward [--size 5M] [--precisions float32 bfloat16] [--threads 2]`. The pairs are hh-rlhf's
+harmless ones (../shared/data), tokenized as Llama 2's, at most 256 tokens. Both learn the same pairs, 32 an
+update, each in the order and the batches of its own; TRL runs with its 8 pairs a forward pass and with all 32 (its
+grouping by length refuses pairs). Contenders have processes of their own and take turns;
+a ratio is of turns of one round.
 """
 
 # ruff: noqa: PLC0415 (a contender's process imports what it needs, so that its peak is its own)
@@ -34,6 +35,7 @@ ROWS, STEPS, ROUNDS = 32, 1, 7
 
 @dataclass(frozen=True)
 class Job:
+    size: str
     precision: Precision
     threads: int
 
@@ -43,7 +45,7 @@ class Job:
 
     @property
     def config(self) -> ModelConfig:
-        return PRESETS["15M"]
+        return PRESETS[self.size].model_copy(update={"vocab_size": 32000, "max_seq_len": 256})
 
     @property
     def steps(self) -> int:
@@ -188,13 +190,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--size", choices=("0.9M", "5M", "15M"), default="5M")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=2)
     chosen = parser.parse_args()
     if not PAIRS.exists():
         raise SystemExit(f"{PAIRS} is not there: the benchmark needs hh-rlhf's pairs")
     for precision in chosen.precisions:
-        mine, *others = compete(Job(precision, chosen.threads))
+        mine, *others = compete(Job(chosen.size, precision, chosen.threads))
         for result in (mine, *others):
             line = f"{precision:9} {result.name:13}{result.speed:8.1f} pairs/s ({min(result.speeds):.1f} to "
             line += f"{max(result.speeds):.1f}){result.peak / 2**20:7.0f} MiB"

@@ -14,12 +14,13 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from benchmarks import hh_rlhf
 from llama2_core.chat import user
 from llama2_core.config import GRADES, LoopConfig, LoRAConfig, OptimizerConfig
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_reward_model, save_model
-from storage.schemas import COMPARISONS, write_table
+from storage.schemas import COMPARISONS, read_table, write_table
 from tasks.recipes import Llama2Recipe
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Execution
@@ -152,3 +153,16 @@ def test_killed_and_resumed_is_bit_for_bit_the_straight_run(
     assert "resumed at step" in done.stdout
     straight, resumed = (load_file(folder / "model.safetensors") for folder in folders)
     assert all(torch.equal(weight, resumed[name]) for name, weight in straight.items())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hh_rlhf.PAIRS.exists(), reason=f"{hh_rlhf.PAIRS} is not there")
+def test_real_preferences_are_learned_from_and_held_out(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    summary = hh_rlhf.trained(tmp_path, seed=0, epochs=6, limit=80)
+    assert summary["final_loss"] < 0.5 * summary["first_loss"]
+    rows = read_table(tmp_path / "comparisons" / "comparisons.parquet", COMPARISONS)
+    held_out = {row["dialog"] for row in rows if row["held_out"]}
+    assert held_out.isdisjoint(row["dialog"] for row in rows if not row["held_out"])
+    fitting = summary["accuracy"]["safety"]["all"]["n"]
+    assert 0.5 * len(held_out) < fitting <= sum(row["held_out"] for row in rows)
