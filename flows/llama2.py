@@ -5,7 +5,7 @@ from prefect import flow
 from flows.corpus import corpus, data_card, tokenizer, tokens
 from flows.evaluate import evaluate
 from flows.pretrain import pretrain
-from flows.reward import comparisons, reward
+from flows.reward import comparisons, reward, reward_ablation, reward_report
 from flows.rlhf import ppo, rejection
 from flows.sft import dialogs, sft
 from llama2_core.seeding import derive_seed
@@ -50,6 +50,7 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
 
     first = comparisons(chat, variant, r.first_comparisons, talk, seed, runtime)
     early = judges(chat, [first])
+    early_report = reward_report(early, [first], recipe=r.reward_report, runtime=runtime)
     sampled = rejection(
         base,
         chat,
@@ -62,7 +63,14 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     )
     second = comparisons(sampled, chat, r.second_comparisons, talk, seed, runtime)
     preference_tables(second, runtime)
-    late = judges(chat, [first, second])
+    batches = [first, second]
+    late = judges(chat, batches)
+    variants = (
+        reward_ablation(chat, batches, r.helpfulness, r.safety, r.ablation, seed, runtime)
+        if r.ablation
+        else {}
+    )
+    late_report = reward_report(late, batches, [early], variants, r.reward_report, 2, runtime)
     optimised = ppo(sampled, **late, recipe=r.ppo, dialogs=talk, seed=seed, runtime=runtime)
 
     models = {"base": base, "sft": chat, "rejection": sampled, "ppo": optimised}
@@ -83,6 +91,8 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
         "comparisons 2": second,
         **{f"{domain} reward model 1": name for domain, name in early.items()},
         **{f"{domain} reward model 2": name for domain, name in late.items()},
+        "reward report 1": early_report,
+        "reward report 2": late_report,
         **{f"evaluation of {stage}": name for stage, name in examined.items()},
         "gate": verdict,
     }

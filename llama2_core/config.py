@@ -189,10 +189,13 @@ GRADES: tuple[Grade, ...] = ("significantly better", "better", "slightly better"
 """How much better annotators find the response that they choose. Llama 2 section 3.2.1."""
 
 
+Margin = Literal["none", "small", "large"]
+
+
 class RewardConfig(Record):
     """The reward model's loss. Llama 2 section 3.2.2."""
 
-    margin: Literal["none", "small", "large"] = "large"
+    margin: Margin = "large"
     """Margin m(r) by grade: large is 3, 2, 1, 0; small a third of it (Llama 2 Table 27)."""
     safety_auxiliary_weight: NaturalFloat = 0.0
     """Weight of the safety classification loss; the paper uses one for the safety model but prints no value."""

@@ -4,7 +4,8 @@ An adapter is kept in PEFT's format, see `interop/peft.py`. Shapes: I in, O out,
 """
 
 import math
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from llama2_core.config import LoRAConfig
 from llama2_core.errors import ConfigError
 from llama2_core.model import Transformer
-from llama2_core.tensors import WHOLE, read_safetensors
 from llama2_core.training import checkpoint, distributed
 
 
@@ -62,11 +62,11 @@ def add_adapters(model: Transformer, config: LoRAConfig, generator: torch.Genera
 
 
 @torch.no_grad()
-def fill_adapted(model: Transformer, directory: Path, config: LoRAConfig, generator: torch.Generator) -> None:
-    """Give an adapted model, whole or sharded, a directory's weights and the adapters that `add_adapters` draws."""
-    named = {name: p for name, p in model.named_parameters() if not name.endswith(("lora_a", "lora_b"))}
-    frozen = {name.replace(".base.", "."): parameter for name, parameter in named.items()}
-    checkpoint.load_weights(frozen, read_safetensors(directory), directory / WHOLE)
+def fill_adapted(
+    model: nn.Module, fill: Callable[[Any], None], config: LoRAConfig, generator: torch.Generator
+) -> None:
+    """Fill an adapted model, whole or sharded, and give it the adapters that `add_adapters` draws."""
+    fill(model)
     for target in config.targets:
         for name, layer in model.named_modules():
             if isinstance(layer, LoRALinear) and name.split(".")[-1] == target:
@@ -83,3 +83,13 @@ def adapter_weights(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
         for name, module in model.named_modules()
         if isinstance(module, LoRALinear)
     }
+
+
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return all weights on the CPU with the adapters merged in, named as without them; all ranks must call."""
+    tensors = checkpoint.whole(dict(model.named_parameters()))
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            base, a, b = (tensors.pop(f"{name}.{part}") for part in ("base.weight", "lora_a", "lora_b"))
+            tensors[f"{name}.weight"] = base + module.scale * b @ a
+    return tensors

@@ -262,7 +262,7 @@ class Transformer(nn.Module):
 class ScalarModel(nn.Module):
     """A Transformer whose language head is swapped for one number a position: a reward or value model.
 
-    Llama 2 section 3.2.2. Tokens [B, T] to scores float32 [B, T].
+    Llama 2 section 3.2.2. Tokens [B, T] to scores float32 [B, T], or [B] at the last token of each row, int64 [B].
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -274,8 +274,11 @@ class ScalarModel(nn.Module):
     def config(self) -> ModelConfig:
         return self.transformer.config
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.score(self.transformer.hidden(tokens)).squeeze(-1).float()
+    def forward(self, tokens: Tensor, last: Tensor | None = None) -> Tensor:
+        hidden = self.transformer.hidden(tokens)
+        if last is not None:
+            hidden = hidden[torch.arange(len(last), device=last.device), last]
+        return self.score(hidden).squeeze(-1).float()
 
 
 def initial_weights(

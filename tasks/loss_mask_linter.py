@@ -28,7 +28,8 @@ from storage.artifacts import Store
 from storage.disk import atomic_write
 from tasks.data_card_page import escaped
 from tasks.launch import Job, find, say, start_run, tracker
-from tasks.recipes import PPORecipe, RewardRecipe
+from tasks.recipes import PPORecipe
+from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 from tasks.tables import dialog_from_json, encode_pair, read_comparison_rows, read_lessons, read_prompt_rows
 

@@ -64,7 +64,8 @@ class Planner:
         )
 
     def reward(self, stage: str, recipe: RewardRecipe, pairs: int) -> Workload:
-        network = Network(config=self.model, scalar=True)
+        network = Network(config=self.model, scalar=True, lora=recipe.lora)
+        pairs = ceil(pairs * recipe.pairs_share)
         tokens = 2 * pairs * recipe.epochs * self.context
         return Workload(
             stage=stage,

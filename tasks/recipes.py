@@ -22,6 +22,7 @@ from llama2_core.config import (
 )
 from llama2_core.presets import TINY_0_9M
 from tasks.corpus_recipe import CorpusRecipe
+from tasks.reward_recipe import AblationRecipe, RewardRecipe, RewardReportRecipe
 
 SYMBOLS = ("[INST]", "[/INST]")
 
@@ -166,25 +167,6 @@ class ComparisonsRecipe(Record):
     """Answers."""
 
 
-class RewardRecipe(Record):
-    """A reward model. Llama 2 section 3.2.2."""
-
-    domain: Literal["helpfulness", "safety"] = "helpfulness"
-    """Which of the two."""
-    other_share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Comparisons of the other domain in the mix, at most. Llama 2: 0.5 for helpfulness, 0.1 for safety."""
-    reward: RewardConfig = RewardConfig()
-    """Loss."""
-    epochs: Positive = 1
-    """Llama 2: 1, more over-fits."""
-    rows: Positive = 32
-    """Pairs an update. Llama 2: 512."""
-    precision: Precision = "float32"
-    """Of matrix products and activations."""
-    optimizer: OptimizerConfig = OptimizerConfig(peak_learning_rate=5e-4, warmup_steps=10)
-    """Llama 2: 1e-5, 5e-6 at 70B; warm-up 3% of the steps."""
-
-
 class RejectionRecipe(Record):
     """Rejection sampling: K answers a prompt, the best by reward kept. Llama 2 section 3.2.3."""
 
@@ -249,6 +231,10 @@ class RLHFRecipe(Record):
         domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0)
     )
     """Safety reward model."""
+    reward_report: RewardReportRecipe = RewardReportRecipe()
+    """What is measured of both, and what they must reach before a policy is optimised against them."""
+    ablation: AblationRecipe | None = None
+    """Variants of both, trained for the report; {} for the usual ones."""
     rejection: RejectionRecipe = RejectionRecipe()
     """Rejection sampling."""
     rejection_fine_tune: FineTuneRecipe = FineTuneRecipe()

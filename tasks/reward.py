@@ -4,7 +4,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.launch import Job, build
-from tasks.recipes import RewardRecipe
+from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 
 

@@ -15,9 +15,10 @@ from llama2_core.config import GRADES, LoopConfig, LoRAConfig, ModelConfig
 from llama2_core.data.packing import pack_dialogs
 from llama2_core.data.sampler import bucketed_indices, step_indices
 from llama2_core.errors import ConfigError, DataError
+from llama2_core.footprint import parameter_count
 from llama2_core.interop import native
 from llama2_core.interop.peft import with_adapter, write_adapter
-from llama2_core.lora import adapter_weights, add_adapters, fill_adapted
+from llama2_core.lora import adapter_weights, add_adapters, fill_adapted, merged_weights
 from llama2_core.model import ScalarModel, Transformer
 from llama2_core.quantized import quantize
 from llama2_core.rlhf.pairs import Pair, mix
@@ -33,7 +34,8 @@ from llama2_core.training.objectives import TokenBatch, token_objective
 from storage.shards import TokenShards
 from tasks.fit import Examples, Training, fit
 from tasks.mixture import read_mixture
-from tasks.recipes import FineTuneRecipe, PretrainRecipe, RewardRecipe
+from tasks.recipes import FineTuneRecipe, PretrainRecipe
+from tasks.reward_recipe import RewardRecipe
 from tasks.stage import Fill, Stage, as_reward_model, empty, newly_initialised, training_summary
 from tasks.tables import read_comparisons, read_lessons
 
@@ -131,7 +133,7 @@ def fine_tune(stage: Stage) -> dict:
             quantize(model, recipe.base_bits)
         draws = partial(generator, stage.seed, "adapters")
         add_adapters(model, recipe.lora, draws())
-        fill = partial(fill_adapted, directory=base, config=recipe.lora, generator=draws())
+        fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
     state = fit(stage, model, fill, training)
     if recipe.lora:
         _save_adapted(stage, model, recipe.lora)
@@ -162,7 +164,10 @@ def reward(stage: Stage) -> dict:
     pairs = mix(train[recipe.domain], train[other], recipe.other_share, random_)
     if not pairs:
         raise DataError(f"there is no {recipe.domain} comparison to train on")
-    loop = epochs_loop(len(pairs), recipe)
+    if recipe.pairs_share < 1:
+        random_.shuffle(pairs)
+        pairs = pairs[: math.ceil(recipe.pairs_share * len(pairs))]
+    loop = with_warmup(epochs_loop(len(pairs), recipe), recipe.warmup_share)
     lengths = np.array([max(len(pair.chosen), len(pair.rejected)) for pair in pairs])
 
     def examples(of: Sequence[Pair]) -> Examples:
@@ -180,11 +185,16 @@ def reward(stage: Stage) -> dict:
             "comparisons": digest_of_rows((pair.chosen, pair.rejected) for pair in pairs),
         },
     )
-    model = empty(ScalarModel, config)
-    state = fit(stage, model, as_reward_model(chat, stage.seed), training)
-    checkpoint.save_model(stage.directory, model, tokenizer)
+    model, fill = empty(ScalarModel, config), as_reward_model(chat, stage.seed)
+    if recipe.lora:
+        draws = partial(generator, stage.seed, "adapters")
+        add_adapters(model.transformer, recipe.lora, draws())
+        fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
+    state = fit(stage, model, fill, training)
+    checkpoint.save_weights(stage.directory, merged_weights(model), model.config, tokenizer)
     accuracy = {domain: accuracy_by_grade(model, rows) for domain, rows in held_out.items()}
-    return {**training_summary(stage), "pairs": len(pairs), "steps": state.step, "accuracy": accuracy}
+    facts = {"pairs": len(pairs), "parameters": parameter_count(config, scalar=True)}
+    return {**training_summary(stage), **facts, "steps": state.step, "accuracy": accuracy}
 
 
 def accuracy_by_grade(model: torch.nn.Module, pairs: list[Pair]) -> dict[str, dict[str, float]]:
@@ -205,6 +215,13 @@ def epochs_loop(total: int, recipe: FineTuneRecipe | RewardRecipe) -> LoopConfig
         raise DataError("there is nothing to train on")
     steps = math.ceil(total * recipe.epochs / recipe.rows)
     return LoopConfig(steps=steps, rows=recipe.rows, precision=recipe.precision, optimizer=recipe.optimizer)
+
+
+def with_warmup(loop: LoopConfig, share: float) -> LoopConfig:
+    """Return the loop with a warm-up of at least this share of its updates."""
+    steps = max(loop.optimizer.warmup_steps, round(share * loop.steps))
+    optimizer = loop.optimizer.model_copy(update={"warmup_steps": steps})
+    return loop.model_copy(update={"optimizer": optimizer})
 
 
 def digest_of_rows(rows: Iterable[Any]) -> str:

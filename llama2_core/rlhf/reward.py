@@ -5,18 +5,18 @@ Shapes: B pairs, T time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama2_core.config import GRADES, Grade, RewardConfig
+from llama2_core.config import GRADES, Grade, Margin, RewardConfig
 from llama2_core.generate import pad_right
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.training.loop import Loss
 
-MARGINS: dict[str, dict[Grade, float]] = {
+MARGINS: dict[Margin, dict[Grade, float]] = {
     "none": dict.fromkeys(GRADES, 0.0),
     "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
     "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
@@ -34,7 +34,7 @@ class PairBatch:
     safe: Tensor
 
 
-def pair_batch(pairs: Sequence[Pair], margin: Literal["none", "small", "large"]) -> PairBatch:
+def pair_batch(pairs: Sequence[Pair], margin: Margin) -> PairBatch:
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     return PairBatch(
         tokens=pad_right(rows),
@@ -46,7 +46,7 @@ def pair_batch(pairs: Sequence[Pair], margin: Literal["none", "small", "large"])
 
 def sequence_scores(model: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
     """Return the raw score of each row, float32 [rows]: the head's value at the last token."""
-    return model(tokens).gather(1, last.unsqueeze(1)).squeeze(1)
+    return model(tokens, last)
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:

@@ -45,12 +45,18 @@ def load_weights(
 
 def save_model(directory: Path, model: Transformer | ScalarModel, tokenizer: Tokenizer) -> None:
     """Write a model directory; rank 0 writes, all ranks must call."""
-    tensors = whole(dict(model.named_parameters()))
+    save_weights(directory, whole(dict(model.named_parameters())), model.config, tokenizer)
+
+
+def save_weights(
+    directory: Path, tensors: dict[str, Tensor], config: ModelConfig, tokenizer: Tokenizer
+) -> None:
+    """Write a model directory on rank 0."""
     if distributed.rank() == 0:
         directory.mkdir(parents=True, exist_ok=True)
         save_file(tensors, directory / WHOLE)
         (directory / "tokenizer.model").write_bytes(tokenizer.model)
-        (directory / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n")
+        (directory / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
 
 
 def load_config(directory: Path) -> ModelConfig:
@@ -74,14 +80,21 @@ def load_reward_model(directory: Path) -> tuple[ScalarModel, Tokenizer]:
     return model.eval(), Tokenizer.load(directory / "tokenizer.model")
 
 
+def stored(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that a model directory has, by its names: adapters are left out."""
+    adapters = ("lora_a", "lora_b")
+    named = {name: p for name, p in model.named_parameters() if not name.endswith(adapters)}
+    return {name.replace(".base.", "."): parameter for name, parameter in named.items()}
+
+
 def fill_policy(model: Transformer, directory: Path) -> None:
     """Give a language model, whole or sharded, the weights of a directory."""
-    load_weights(dict(model.named_parameters()), read_safetensors(directory), directory / WHOLE)
+    load_weights(stored(model), read_safetensors(directory), directory / WHOLE)
 
 
 def fill_reward_model(model: ScalarModel, directory: Path) -> None:
     """Give a scalar model, whole or sharded, the weights of a scalar or a language model's directory."""
-    parameters, tensors = dict(model.named_parameters()), read_safetensors(directory)
+    parameters, tensors = stored(model), read_safetensors(directory)
     if "score.weight" not in tensors:
         tensors = {f"transformer.{name}": t for name, t in tensors.items() if name != "output.weight"}
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """Adapters: by hand, through the training loop, with PEFT as the oracle, on quantized weights."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -230,7 +231,9 @@ def test_an_adapted_model_without_memory_is_filled_as_a_loaded_one(saved: Path) 
         filled = Transformer(loaded.config)
     add_adapters(filled, config, torch.Generator().manual_seed(7))
     filled.to_empty(device="cpu")
-    fill_adapted(filled, saved, config, torch.Generator().manual_seed(7))
+    fill_adapted(
+        filled, partial(checkpoint.fill_policy, directory=saved), config, torch.Generator().manual_seed(7)
+    )
     pairs = zip(loaded.named_parameters(), filled.named_parameters(), strict=True)
     for (name, a), (other, b) in pairs:
         assert name == other and torch.equal(a, b) and a.requires_grad == b.requires_grad

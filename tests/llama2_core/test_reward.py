@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llama2_core.config import ModelConfig, OptimizerConfig, RewardConfig
+from llama2_core.config import GRADES, Margin, ModelConfig, OptimizerConfig, RewardConfig
 from llama2_core.model import ScalarModel, initialise
 from llama2_core.rlhf.pairs import Pair, mix
 from llama2_core.rlhf.rejection import reward_curve, select_best
@@ -39,11 +39,12 @@ def test_ranking_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(0.474077, abs=1e-6)
 
 
-def test_ranking_loss_equals_trl() -> None:
+@pytest.mark.parametrize("name", MARGINS)
+def test_ranking_loss_equals_trl(name: Margin) -> None:
     from trl.trainer.reward_trainer import RewardTrainer
 
     chosen, rejected = torch.randn(8), torch.randn(8)
-    margin = torch.tensor([3.0, 2, 1, 0, 3, 2, 1, 0])
+    margin = torch.tensor([MARGINS[name][grade] for grade in GRADES] * 2)
     logits = torch.cat([chosen, rejected]).unsqueeze(1)
 
     def model(**_: object) -> SimpleNamespace:
@@ -65,6 +66,29 @@ def test_ranking_loss_equals_trl() -> None:
     }
     theirs = trainer.compute_loss(model, inputs)
     torch.testing.assert_close(ranking_loss(chosen, rejected, margin).mean(), theirs)
+
+
+def test_gradients_of_one_shared_pass_are_those_of_two(config: ModelConfig) -> None:
+    """Rows of 3 to 9 tokens: the shared pass fills the shorter ones up, two passes of single rows fill nothing."""
+    model = ScalarModel(config)
+    initialise(model, config, torch.Generator().manual_seed(0))
+    numbers = random.Random(0)
+    rows = [[1, *[numbers.randrange(3, 60) for _ in range(numbers.randrange(2, 9))]] for _ in range(8)]
+    pairs = [Pair(rows[2 * i], rows[2 * i + 1], grade, True, i > 1) for i, grade in enumerate(GRADES)]
+    reward_objective(RewardConfig(margin="small"))(model, pair_batch(pairs, "small")).total.backward()
+    shared = {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    model.zero_grad()
+    for pair in pairs:
+        chosen, rejected = (model(torch.tensor([row]))[0, -1] for row in (pair.chosen, pair.rejected))
+        ranking_loss(chosen, rejected, torch.tensor(MARGINS["small"][pair.grade])).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, shared.pop(name), atol=1e-6, rtol=1e-4)
+    assert not shared
 
 
 def test_safety_auxiliary_loss_by_hand() -> None:
