@@ -125,6 +125,7 @@ def make_parents(home: Path) -> None:
         told = {"batch": "1", "kind": "open", "annotator": "chaos", "turns": 1, **models, **safe}
         rows = [
             {
+                **dict.fromkeys(COMPARISONS.names),
                 **told,
                 "id": str(number),
                 "prompt_id": str(number),

@@ -1,7 +1,6 @@
 """Comparisons: of two models' answers by the simulated annotator, of people from the log. Llama 2 section 3.2.1."""
 
 import json
-import random
 from contextlib import closing
 from dataclasses import asdict
 from hashlib import sha256
@@ -15,7 +14,6 @@ from prefect.cache_policies import NO_CACHE
 
 from llama2_core.config import Record
 from llama2_core.evaluation.agreement import gwet_ac2, ordinal_weights
-from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from storage.preference_batches import Frozen, frozen_rows, held_out_prompts, rating_counts
@@ -24,7 +22,7 @@ from storage.schemas import COMPARISONS, TableWriter
 from tasks.launch import Job, build, find, tracker
 from tasks.recipes import ComparisonsRecipe
 from tasks.runtime import Runtime
-from tasks.tables import dialog_from_json, measure
+from tasks.tables import dialog_from_json, held_out_draw, measure
 
 TABLES = {
     "table6": "Comparisons by set, as Llama 2's Table 6",
@@ -79,7 +77,7 @@ def write_frozen(
     """Write a frozen batch's comparisons; return what became of its annotations, and the digest of the rows."""
     content, counts = sha256(), Frozen()
     with closing(connect(store)) as db:
-        held_out = held_out_prompts(db, batch, draw)
+        held_out = held_out_prompts(db, batch, held_out_draw)
         with TableWriter(path, COMPARISONS) as table:
             for row in frozen_rows(db, batch, held_out, counts):
                 if tokenizer:
@@ -92,11 +90,6 @@ def write_frozen(
             for domain in ("helpfulness", "safety")
         }
     return {"comparisons": table.count, **asdict(counts), "agreement": agreement}, content.hexdigest()
-
-
-def draw(seed: int, prompt: str) -> float:
-    """Return a number in [0, 1) by which a prompt is held out or not, as in the stage that samples answers."""
-    return random.Random(derive_seed(seed, "held out", prompt)).random()
 
 
 @task(name="preference tables", task_run_name="preference tables", cache_policy=NO_CACHE)

@@ -29,7 +29,7 @@ from storage.schemas import COMPARISONS, RESPONSES, SAMPLES, write_table
 from tasks import simulated_annotator as annotator
 from tasks.recipes import ComparisonsRecipe, EvaluationRecipe, RejectionRecipe
 from tasks.stage import Stage
-from tasks.tables import Prompt, dialog_to_json, encode_answer, measure, read_prompts
+from tasks.tables import Prompt, dialog_to_json, encode_answer, held_out_draw, measure, read_prompts
 
 CHUNK = 256
 
@@ -123,13 +123,8 @@ def _compare(
         "attack_vector": prompt.facts.get("attack", ""),
         "created_at": None,
         **measure(prompt.dialog, text[chosen], text[rejected], tokenizer),
-        "held_out": is_held_out(stage.seed, prompt, recipe.held_out_share),
+        "held_out": held_out_draw(stage.seed, prompt.id) < recipe.held_out_share,
     }
-
-
-def is_held_out(seed: int, prompt: Prompt, share: float) -> bool:
-    """Tell whether comparisons of this prompt test the reward models: in every batch alike, or none is new to them."""
-    return random.Random(derive_seed(seed, "held out", prompt.id)).random() < share
 
 
 def samples(stage: Stage) -> dict:

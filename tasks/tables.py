@@ -1,6 +1,7 @@
 """Stored tables as what the core works on: dialogs, prompts with tokens, tokenized pairs."""
 
 import json
+import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from llama2_core.chat import Dialog, Message, assistant, encode_dialog, encode_prompt
 from llama2_core.rlhf.pairs import Pair
+from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, PROMPTS, SAMPLES, read_rows
 
@@ -80,6 +82,11 @@ def read_comparison_rows(directories: Iterable[Path]) -> Iterator[dict[str, Any]
         for row in read_rows(directory / "comparisons.parquet", COMPARISONS):
             if not (row["safety"] and row["rejected_safe"] and not row["chosen_safe"]):
                 yield row
+
+
+def held_out_draw(seed: int, prompt: str) -> float:
+    """Return a number in [0, 1): below a share, comparisons of this prompt test the reward models, in every batch."""
+    return random.Random(derive_seed(seed, "held out", prompt)).random()
 
 
 def measure(dialog: Dialog, chosen: str, rejected: str, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -17,8 +17,9 @@ class Pair:
     chosen: Sequence[int]
     rejected: Sequence[int]
     grade: Grade
-    chosen_safe: bool
-    rejected_safe: bool
+    chosen_safe: bool | None
+    """None where nobody was asked: imports have no labels."""
+    rejected_safe: bool | None
 
 
 def mix(own: Sequence[Row], other: Sequence[Row], other_share: float, random_: random.Random) -> list[Row]:

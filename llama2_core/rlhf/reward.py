@@ -3,6 +3,7 @@
 Shapes: B pairs, T time.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ MARGINS: dict[Margin, dict[Grade, float]] = {
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B]."""
+    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B], NaN if unknown."""
 
     tokens: Tensor
     last: Tensor
@@ -36,11 +37,12 @@ class PairBatch:
 
 def pair_batch(pairs: Sequence[Pair], margin: Margin) -> PairBatch:
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
+    labels = [pair.chosen_safe for pair in pairs] + [pair.rejected_safe for pair in pairs]
     return PairBatch(
         tokens=pad_right(rows),
         last=torch.tensor([len(row) - 1 for row in rows]),
         margin=torch.tensor([MARGINS[margin][pair.grade] for pair in pairs]),
-        safe=torch.tensor([pair.chosen_safe for pair in pairs] + [pair.rejected_safe for pair in pairs]),
+        safe=torch.tensor([math.nan if label is None else float(label) for label in labels]),
     )
 
 
@@ -55,8 +57,13 @@ def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
 
 
 def safety_auxiliary_loss(scores: Tensor, safe: Tensor) -> Tensor:
-    """Return the cross-entropy of each raw score against its safe label. The paper names it, not its form."""
-    return F.binary_cross_entropy_with_logits(scores, safe.to(scores.dtype), reduction="none")
+    """Return the cross-entropy of each raw score against its safe label, 0 where that is unknown (NaN).
+
+    The paper names it, not its form.
+    """
+    labels = safe.to(scores.dtype)
+    losses = F.binary_cross_entropy_with_logits(scores, labels.nan_to_num(), reduction="none")
+    return losses.masked_fill(labels.isnan(), 0)
 
 
 def reward_objective(config: RewardConfig) -> Callable[[nn.Module, Any], Loss]:

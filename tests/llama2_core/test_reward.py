@@ -94,6 +94,11 @@ def test_gradients_of_one_shared_pass_are_those_of_two(config: ModelConfig) -> N
 def test_safety_auxiliary_loss_by_hand() -> None:
     loss = safety_auxiliary_loss(torch.tensor([0.0, 2.0]), torch.tensor([True, False]))
     assert loss.tolist() == pytest.approx([math.log(2), math.log(1 + math.exp(2))])
+    scores = torch.tensor([0.0, 2.0], requires_grad=True)  # what nobody labelled teaches nothing
+    unknown = safety_auxiliary_loss(scores, torch.tensor([1.0, math.nan]))
+    unknown.sum().backward()
+    assert unknown.tolist() == pytest.approx([math.log(2), 0])
+    assert scores.grad is not None and scores.grad.tolist() == pytest.approx([-0.5, 0])
 
 
 def test_the_safety_model_rules_safety_prompts_and_unsafe_answers() -> None:

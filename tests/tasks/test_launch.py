@@ -81,8 +81,9 @@ def comparisons(directory: Path) -> dict[str, Any]:
         "annotator": "test",
         "turns": 1,
     }
+    row = dict.fromkeys(COMPARISONS.names) | row
     rows = [
-        {"id": str(i), "prompt_id": str(i), "safety": i % 4 == 0, "held_out": i % 3 == 0, **row}
+        {**row, "id": str(i), "prompt_id": str(i), "safety": i % 4 == 0, "held_out": i % 3 == 0}
         for i in range(48)
     ]
     write_table(directory / "comparisons.parquet", rows, COMPARISONS)
