@@ -57,6 +57,8 @@ class ReportFacts(Record):
     corpus: dict[str, Any]
     data_card: str
     """Path of its page from the report's."""
+    reward_report: str
+    """The same of the newest reward models' report."""
     curves: dict[str, list[dict[str, float]]]
     reward_accuracy: dict[str, dict[str, Any]]
     reward_curve: list[dict[str, float]]
@@ -117,6 +119,9 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         verdict=verdict.summary,
         corpus=artifacts["corpus"].summary,
         data_card=os.path.relpath(artifacts["data card"].file("card.html"), runtime.home / "report"),
+        reward_report=os.path.relpath(
+            artifacts["reward report 2"].file("report.html"), runtime.home / "report"
+        ),
         curves=curves,
         reward_accuracy={
             stage: artifact.summary["accuracy"]

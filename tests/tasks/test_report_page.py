@@ -53,6 +53,7 @@ def facts() -> ReportFacts:
             "drops": [{"step": "quality", "reason": "gopher: too few words", "count": 600}],
         },
         data_card="../artifacts/card/c0ffee/card.html",
+        reward_report="../artifacts/reward-report/c0ffee/report.html",
         curves={
             stage: [row, {**row, "step": 2.0}] for stage in ("base", "sft", "rejection", "ppo", *rewards)
         },
@@ -128,6 +129,7 @@ def test_safety_bins_stand_above_the_papers(facts: ReportFacts) -> None:
 @pytest.mark.parametrize("width", [1400, 420])
 def test_a_browser_shows_it_without_overflow_request_or_error(page: str, width: int, look: Look) -> None:
     assert "../artifacts/card/c0ffee/card.html" in page
+    assert "../artifacts/reward-report/c0ffee/report.html" in page
     seen = look(page, width)
     assert seen.overflow_pixels <= 0
     assert seen.requests == []
