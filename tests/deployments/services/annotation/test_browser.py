@@ -1,27 +1,37 @@
-"""The page in a real browser: two annotators, thirty comparisons, keyboard only; no accessibility violation."""
+"""From the page to a report, in a real browser: two annotators, thirty comparisons, keyboard only, a frozen batch,
+both reward models and what is to be thought of them; no accessibility violation."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
+from prefect.testing.utilities import prefect_test_harness
 
 from deployments.services.annotation.access import Access
 from deployments.services.annotation.app import create_app
 from deployments.services.annotation.desk import Desk, Queued
 from deployments.services.prefect_server import free_port
+from flows.reward import reward, reward_report
+from storage.artifacts import Store, digest_of
 from storage.preference_events import Comparison, Turn
 from storage.preference_log import read_events
+from tasks.reward_recipe import BARS, DOMAINS, FitnessRecipe, RewardRecipe, RewardReportRecipe
+from tasks.runtime import Runtime
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
 ]
+ROOT = Path(__file__).parents[4]
 WORDS = ("the cat sat on?", "猫坐在哪里?", "أين جلست القطة؟", "<b>the dog</b> & the mat?")
 WIDTHS = (1400, 420)
 
@@ -73,6 +83,41 @@ def test_two_annotators_and_thirty_comparisons(service: tuple[str, Desk], access
     asked = [comparison.question for comparison in made]
     assert len(asked) > len(set(asked)), "nobody was asked what another had judged"
     assert sum(len(set(texts(comparison))) == 2 for comparison in made) == 30
+
+    desk.log.close()
+    report = learned_from(access.folder.parent, Path(desk.speakers.models["newest"]))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for width in WIDTHS:
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.goto(report.as_uri())
+            assert page.locator("h1").count() == 1 and page.locator("figure svg").count() > 0
+            accessible(page)
+        browser.close()
+
+
+def learned_from(home: Path, chat: Path) -> Path:
+    """Freeze the batch, train both reward models on it, and return their report, whose bars are all overridden."""
+    store = Store(home / "artifacts")
+    digest = digest_of("chat", 1, {}, {})
+    with store.building("chat", digest) as directory:
+        shutil.copytree(chat, directory, dirs_exist_ok=True)
+        measured = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
+        store.commit("chat", digest, version=1, recipe={}, parents={}, summary={}, **measured)
+    freeze = [sys.executable, "-m", "deployments.cli", "preferences", "freeze", "week-1", "--home", str(home)]
+    subprocess.run([*freeze, "--held-out-share", "0.4"], cwd=ROOT, check=True)
+    frozen = store.resolve("comparisons")
+    assert frozen.summary["comparisons"] + frozen.summary["ties"] + frozen.summary["excluded"] <= 30
+    assert frozen.summary["held_out"] > 0
+    runtime, batches = Runtime(home=home, threads=1), [f"comparisons/{frozen.digest}"]
+    bars = RewardReportRecipe(fitness=FitnessRecipe(overrides=dict.fromkeys(BARS, "thirty comparisons")))
+    with prefect_test_harness(server_startup_timeout=180):
+        models = {
+            domain: reward(f"chat/{digest}", batches, RewardRecipe(domain=domain, rows=4), 0, runtime)
+            for domain in DOMAINS
+        }
+        reward_report(models, batches, recipe=bars, runtime=runtime)
+    return store.resolve("reward-report").file("report.html")
 
 
 def texts(comparison: Comparison) -> list[str]:
