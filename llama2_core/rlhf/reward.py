@@ -27,7 +27,7 @@ MARGINS: dict[str, dict[Grade, float]] = {
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B], NaN if unknown."""
+    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B] or NaN."""
 
     tokens: Tensor
     last: Tensor
