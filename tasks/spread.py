@@ -60,7 +60,8 @@ def spread(name: str, work: Work, groups: Sequence[Any], runtime: Runtime) -> No
         reason = next((each for each in chain if isinstance(each, lost)), None)
         if reason is None:
             raise
-        said = [type(reason).__name__, *str(reason).strip().splitlines()][-1]
+        lines = [type(reason).__name__, *str(reason).strip().splitlines()]
+        said = next((line.strip() for line in lines if "details" in line), lines[-1])  # gRPC's own reason
         raise WorkersLost(
             f"{name}: workers do not answer ({said}). See that they have memory and, with runtime.ray_address, "
             "that the cluster is up; then run again: groups that are done are kept."

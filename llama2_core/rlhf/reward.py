@@ -6,18 +6,18 @@ Shapes: B pairs, T time.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llama2_core.config import GRADES, Grade, Margin, RewardConfig
+from llama2_core.config import GRADES, Grade, RewardConfig
 from llama2_core.generate import pad_right
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.training.loop import Loss
 
-MARGINS: dict[Margin, dict[Grade, float]] = {
+MARGINS: dict[str, dict[Grade, float]] = {
     "none": dict.fromkeys(GRADES, 0.0),
     "small": dict(zip(GRADES, (1.0, 2 / 3, 1 / 3, 0.0), strict=True)),
     "large": dict(zip(GRADES, (3.0, 2.0, 1.0, 0.0), strict=True)),
@@ -27,7 +27,7 @@ MARGINS: dict[Margin, dict[Grade, float]] = {
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Chosen above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B], NaN if unknown."""
+    """Chosen rows above rejected rows, int64 [2 B, T]; last token's place [2 B]; margin [B]; safe [2 B] or NaN."""
 
     tokens: Tensor
     last: Tensor
@@ -35,7 +35,7 @@ class PairBatch:
     safe: Tensor
 
 
-def pair_batch(pairs: Sequence[Pair], margin: Margin) -> PairBatch:
+def pair_batch(pairs: Sequence[Pair], margin: Literal["none", "small", "large"]) -> PairBatch:
     rows = [pair.chosen for pair in pairs] + [pair.rejected for pair in pairs]
     labels = [pair.chosen_safe for pair in pairs] + [pair.rejected_safe for pair in pairs]
     return PairBatch(
@@ -48,7 +48,7 @@ def pair_batch(pairs: Sequence[Pair], margin: Margin) -> PairBatch:
 
 def sequence_scores(model: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
     """Return the raw score of each row, float32 [rows]: the head's value at the last token."""
-    return model(tokens, last)
+    return model(tokens).gather(1, last.unsqueeze(1)).squeeze(1)
 
 
 def ranking_loss(chosen: Tensor, rejected: Tensor, margin: Tensor) -> Tensor:
