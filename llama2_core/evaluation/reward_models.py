@@ -73,7 +73,8 @@ def _places(predicted: np.ndarray, bins: int, start: float) -> np.ndarray:
 def calibration_error(predicted: Values, happened: Flags, bins: int, start: float = 0.0) -> Estimate:
     """Return the expected calibration error: the mean over predictions of |observed - predicted| of their bin.
 
-    The interval is that of a bootstrap from a fixed seed. Small samples have errors of perfect models too.
+    The interval is that of a bootstrap from a fixed seed, whose mean, which is higher, is moved to the value. In small
+    samples perfect models have errors too.
     """
     predicted, happened = np.asarray(predicted, dtype=float), np.asarray(happened, dtype=float)
     n = len(predicted)
@@ -85,8 +86,9 @@ def calibration_error(predicted: Values, happened: Flags, bins: int, start: floa
         return float(np.abs(np.bincount(places[rows], gaps[rows], bins)).sum()) / n
 
     draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    low, high = np.quantile([error(rows) for rows in draws], (0.025, 0.975))
-    return Estimate(error(np.arange(n)), float(low), float(high), n)
+    value, drawn = error(np.arange(n)), np.array([error(rows) for rows in draws])
+    low, high = np.quantile(drawn - drawn.mean() + value, (0.025, 0.975))
+    return Estimate(value, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
 def rank_correlation(a: Values, b: Values) -> Estimate:
