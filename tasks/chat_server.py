@@ -1,6 +1,7 @@
 """A model behind a server that speaks OpenAI's chat API: vLLM, llama.cpp, transformers, MLflow."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from llama2_core.config import SamplingConfig
 from llama2_core.errors import Llama2Error
 
 CONNECT_SECONDS, READ_SECONDS = 5, 300
+PAUSES_SECONDS = (1.0, 3.0, 10.0)
+"""Before an answer is asked for again."""
 
 
 class ServerFailed(Llama2Error):
@@ -35,7 +38,12 @@ class ChatServer:
         return cls(url.rstrip("/"), model)
 
     def answer(self, dialog: Sequence[Message], config: SamplingConfig, seed: int) -> str:
-        """Return the answer to a dialog."""
+        """Return the answer to a dialog. Raises ServerFailed when it has failed some times in a row."""
+        for pause in PAUSES_SECONDS:
+            try:
+                return "".join(self.stream(dialog, config, seed))
+            except ServerFailed:
+                time.sleep(pause)
         return "".join(self.stream(dialog, config, seed))
 
     def stream(self, dialog: Sequence[Message], config: SamplingConfig, seed: int) -> Iterator[str]:

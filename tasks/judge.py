@@ -55,9 +55,10 @@ class Judge:
         )
         if straight is None or turned is None or straight.first_is_better == turned.first_is_better:
             return None
+        less_sure = max(GRADES.index(verdict.grade) for verdict in (straight, turned))
         return Verdict(
             straight.first_is_better,
-            max(straight.grade, turned.grade, key=GRADES.index),  # the less sure
+            GRADES[less_sure],
             straight.first_safe and turned.second_safe,
             straight.second_safe and turned.first_safe,
         )

@@ -42,7 +42,7 @@ FORMAT_VERSIONS = {
     "dialogs": 6,
     "base": 6,
     "chat": 6,
-    "comparisons": 4,
+    "comparisons": 5,
     "reward": 6,
     "scores": 1,
     "reward-report": 1,

@@ -150,8 +150,26 @@ class SamplingRecipe(Record):
         return SamplingConfig(temperature=temperature, **self.model_dump())
 
 
+class SimulatedRecipe(Record):
+    """The scripted annotator of the starter data."""
+
+    kind: Literal["simulated"] = "simulated"
+    """Simulated annotator."""
+    noise: Share = 0.05
+    """How often it picks the answer it likes less."""
+
+
+class JudgeRecipe(Record):
+    """A language model as annotator; each pair is shown in both orders, and dropped when the order decides."""
+
+    kind: Literal["judge"] = "judge"
+    """Language model."""
+    server: Annotated[str, Field(pattern=r"^https?://[^#]+#.+$")]
+    """`http://host:port/v1#model`: a server with OpenAI's API, and the model's name there."""
+
+
 class ComparisonsRecipe(Record):
-    """Two answers from two models at two temperatures, compared by the simulated annotator. Section 3.2.1."""
+    """Two answers from two models at two temperatures, compared. Llama 2 section 3.2.1."""
 
     batch: str = "1"
     """Name of the batch; batches are weekly in the paper."""
@@ -159,8 +177,8 @@ class ComparisonsRecipe(Record):
     """Prompts compared."""
     temperatures: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.0)
     """Of the newest and of the other model."""
-    noise: Share = 0.05
-    """How often the simulated annotator picks the answer it likes less."""
+    annotator: Annotated[SimulatedRecipe | JudgeRecipe, Field(discriminator="kind")] = SimulatedRecipe()
+    """Who compares them. People do so on the annotation page."""
     held_out_share: Share = 0.15
     """Held out for testing the reward models; the paper holds out 1,000 a batch."""
     sampling: SamplingRecipe = SamplingRecipe()

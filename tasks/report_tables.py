@@ -36,7 +36,7 @@ def grade_table(comparisons: dict[str, dict[str, Any]]) -> Table:
             "batch": batch,
             "comparisons": f"{facts['comparisons']:,}",
             **{grade: share(facts["grades"][grade], facts["comparisons"]) for grade in GRADES},
-            "identical, skipped": f"{facts['identical_answers_skipped']:,}",
+            "equal or undecided": f"{facts['equal_or_undecided']:,}",
         }
         for batch, facts in comparisons.items()
     ]

@@ -13,7 +13,6 @@ import torch
 
 from llama2_core.chat import TAGS, encode_prompt, user
 from llama2_core.completion import until_stop
-from llama2_core.config import GRADES
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
 from llama2_core.generate import Request, generate
@@ -25,11 +24,14 @@ from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_policy, load_reward_model
 from storage.disk import atomic_write
 from storage.metrics import MetricLog
-from storage.schemas import COMPARISONS, RESPONSES, SAMPLES, write_table
+from storage.schemas import RESPONSES, SAMPLES, write_table
 from tasks import simulated_annotator as annotator
-from tasks.recipes import ComparisonsRecipe, EvaluationRecipe, RejectionRecipe
+from tasks.recipes import (
+    EvaluationRecipe,
+    RejectionRecipe,
+)
 from tasks.stage import Stage
-from tasks.tables import Prompt, dialog_to_json, encode_answer, held_out_draw, measure, read_prompts
+from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
 
 CHUNK = 256
 
@@ -54,77 +56,6 @@ def sample(stage: Stage, model: Transformer, tokenizer: Tokenizer, requests: Seq
     """Return one answer for each request, as text."""
     done = dict(generate(model, requests, tokenizer.eos_id, stage.execution.slots))
     return [until_stop(tokenizer.decode(done[index].tokens), TAGS).strip() for index in range(len(requests))]
-
-
-def comparisons(stage: Stage) -> dict:
-    """Let two models answer, and the simulated annotator compare. Llama 2 section 3.2.1."""
-    recipe = ComparisonsRecipe.model_validate(stage.recipe)
-    models = {role: load_policy(stage.parents[role]) for role in ("newest", "other")}
-    tokenizer = models["newest"][1]
-    prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
-    random.Random(derive_seed(stage.seed, "prompts", recipe.batch)).shuffle(prompts)
-
-    def work(chunk: Sequence[Prompt]) -> list[dict]:
-        answers = {}
-        for (role, (model, _)), temperature in zip(models.items(), recipe.temperatures, strict=True):
-            names = ("compare", recipe.batch, role)
-            config = recipe.sampling.at(temperature)
-            asks = [Request(p.tokens, derive_seed(stage.seed, *names, p.id), config) for p in chunk]
-            answers[role] = sample(stage, model, tokenizer, asks)
-        pairs = zip(chunk, answers["newest"], answers["other"], strict=True)
-        return [_compare(stage, recipe, p, a, b, tokenizer) for p, a, b in pairs if a != b]
-
-    rows = in_chunks(stage, prompts[: recipe.prompts], work)
-    write_table(stage.directory / "comparisons.parquet", rows, COMPARISONS)
-    grades = {grade: sum(row["grade"] == grade for row in rows) for grade in GRADES}
-    bins = [row["safety_bin"] for row in rows if row["safety"]]
-    wins = sum(row["chosen_model"] == "newest" for row in rows)
-    return {
-        "comparisons": len(rows),
-        "identical_answers_skipped": min(recipe.prompts, len(prompts)) - len(rows),
-        "held_out": sum(row["held_out"] for row in rows),
-        "grades": grades,
-        "safety_bins": {name: bins.count(name) for name in sorted(set(bins))},
-        "newest_chosen": wins / max(1, len(rows)),
-    }
-
-
-def _compare(
-    stage: Stage, recipe: ComparisonsRecipe, prompt: Prompt, newest: str, other: str, tokenizer: Tokenizer
-) -> dict:
-    random_ = random.Random(derive_seed(stage.seed, "annotate", recipe.batch, prompt.id))
-    first, grade = annotator.compare(prompt.kind, prompt.facts, newest, other, recipe.noise, random_)
-    order = ("newest", "other") if first else ("other", "newest")
-    text: dict[str, str] = {"newest": newest, "other": other}
-    temperature: dict[str, float] = dict(zip(("newest", "other"), recipe.temperatures, strict=True))
-    safe = {role: not annotator.judge(prompt.kind, prompt.facts, text[role]).unsafe for role in order}
-    chosen, rejected = order
-    return {
-        "id": f"{recipe.batch}-{prompt.id}",
-        "prompt_id": prompt.id,
-        "batch": recipe.batch,
-        "kind": prompt.kind,
-        "safety": prompt.safety,
-        "dialog": dialog_to_json(prompt.dialog),
-        "chosen": text[chosen],
-        "rejected": text[rejected],
-        "chosen_model": chosen,
-        "rejected_model": rejected,
-        "chosen_temperature": temperature[chosen],
-        "rejected_temperature": temperature[rejected],
-        "grade": grade,
-        "safety_bin": annotator.safety_bin(safe[chosen], safe[rejected]) if prompt.safety else "",
-        "chosen_safe": safe[chosen],
-        "rejected_safe": safe[rejected],
-        "annotator": annotator.NAME,
-        "annotator_kind": "simulated",
-        "annotations": 1,
-        "risk_category": prompt.facts.get("category", ""),
-        "attack_vector": prompt.facts.get("attack", ""),
-        "created_at": None,
-        **measure(prompt.dialog, text[chosen], text[rejected], tokenizer),
-        "held_out": held_out_draw(stage.seed, prompt.id) < recipe.held_out_share,
-    }
 
 
 def samples(stage: Stage) -> dict:

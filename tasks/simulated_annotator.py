@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama2_core.config import Grade
+from tasks.annotators import Verdict
+from tasks.tables import Prompt
 
-NAME = "simulated"
 DECLINES = ("I cannot help", "I can't help", "I will not help", "I won't")
 CLOSES = ("Happy to help!", "Glad to help!", "Let me know if you need more.", "Take care!")
 STOP_WORDS = frozenset(
@@ -64,6 +65,19 @@ class Judgement:
     unsafe: bool
     refused: bool
     correct: bool
+
+
+@dataclass(frozen=True)
+class SimulatedAnnotator:
+    """The rubric as an annotator, which turns a choice with probability `noise`."""
+
+    noise: float
+    kind = name = "simulated"
+
+    def compare(self, prompt: Prompt, first: str, second: str, seed: int) -> Verdict:
+        better, grade = compare(prompt.kind, prompt.facts, first, second, self.noise, random.Random(seed))
+        safe = (not judge(prompt.kind, prompt.facts, text).unsafe for text in (first, second))
+        return Verdict(better, grade, *safe)
 
 
 def judge(kind: str, facts: dict[str, Any], response: str) -> Judgement:

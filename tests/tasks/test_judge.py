@@ -3,15 +3,25 @@
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from llama2_core.chat import user
+from llama2_core.model import Transformer
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training.checkpoint import save_model
+from storage.schemas import COMPARISONS, PROMPTS, read_table, write_table
+from tasks import chat_server
 from tasks.annotators import Verdict
 from tasks.chat_server import ChatServer, ServerFailed
+from tasks.comparison_stage import comparisons
 from tasks.judge import Judge, read_reply
-from tasks.tables import Prompt
+from tasks.recipes import ComparisonsRecipe
+from tasks.runtime import Execution
+from tasks.stage import Stage
+from tasks.tables import Prompt, dialog_to_json
 
 PROMPT = Prompt("p", "conversation", False, (user("How do I boil an egg?"),), {}, [])
 
@@ -87,8 +97,42 @@ def test_a_judge_that_goes_by_the_order_decides_nothing(
     assert judge.compare(PROMPT, "one", "two", 0) is None
 
 
-def test_a_server_that_is_not_there_is_named() -> None:
+def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_server, "PAUSES_SECONDS", (0.01,))
     with pytest.raises(ServerFailed, match=r"127\.0\.0\.1:9"):
         Judge(ChatServer.parse("http://127.0.0.1:9/v1#m")).compare(PROMPT, "one", "two", 0)
     with pytest.raises(ServerFailed, match="add the model's name"):
         ChatServer.parse("http://127.0.0.1:9/v1")
+
+
+def test_the_comparisons_stage_with_a_judge(
+    judge: Judge, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    parents = {name: tmp_path / name for name in ("newest", "other", "dialogs")}
+    for name in ("newest", "other"):
+        save_model(parents[name], model, tokenizer)
+    parents["dialogs"].mkdir()
+    facts = {
+        "id": "",
+        "split": "train",
+        "kind": "conversation",
+        "safety": False,
+        "risk_category": "",
+        "attack_vector": "",
+    }
+    prompts = [
+        facts | {"id": f"p{n}", "dialog": dialog_to_json((user(f"the cat sat on {n}"),)), "facts": "{}"}
+        for n in range(6)
+    ]
+    write_table(parents["dialogs"] / "prompts.parquet", prompts, PROMPTS)
+    server = f"{judge.server.url}#{judge.server.model}"
+    recipe = ComparisonsRecipe.model_validate(
+        {"annotator": {"kind": "judge", "server": server}, "sampling": {"max_new_tokens": 8}}
+    )
+    stage = Stage(tmp_path, recipe.model_dump(), 0, parents, Execution(threads=1))
+    summary = comparisons(stage)
+    rows = read_table(tmp_path / "comparisons.parquet", COMPARISONS)
+    assert 0 < len(rows) == summary["comparisons"] == 6 - summary["equal_or_undecided"]
+    for row in rows:
+        assert (row["annotator"], row["annotator_kind"], row["grade"]) == ("rater", "judge", "better")
+        assert len(row["chosen"]) > len(row["rejected"])

@@ -64,7 +64,7 @@ def facts() -> ReportFacts:
         comparisons={
             "comparisons 1": {
                 "comparisons": 200,
-                "identical_answers_skipped": 3,
+                "equal_or_undecided": 3,
                 "grades": dict.fromkeys(GRADES, 50),
                 "safety_bins": {"both safe": 10, "both unsafe": 30},
             }
