@@ -45,7 +45,7 @@ FORMAT_VERSIONS = {
     "comparisons": 3,
     "reward": 5,
     "samples": 3,
-    "ppo": 6,
+    "ppo": 7,
     "evaluation": 4,
     "verdict": 2,
     "card": 1,
