@@ -67,7 +67,10 @@ def ppo_objective(config: PPOConfig) -> Callable[[nn.Module, Experience], Loss]:
     def objective(model: nn.Module, batch: Experience) -> Loss:
         mask = batch.rollout.mask
         logits, values = model(batch.rollout.tokens)
-        logits = logits / config.temperature
+        logits, values = (
+            logits / config.temperature,
+            values.clone(),
+        )  # FSDP's hooks sit on outputs, see stray_gradient
         logprobs = chosen_logprobs(logits, batch.rollout.tokens)
         total, policy, value = mini_batch_loss(logprobs, values, batch, config)
         stray = diagnostics.stray_gradient(total, (logprobs, values), mask)
