@@ -5,6 +5,7 @@ from prefect import flow
 from tasks.launch import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.ppo import ppo as ppo_task
+from tasks.ppo import ppo_job
 from tasks.recipes import FineTuneRecipe, PPORecipe, RejectionRecipe
 from tasks.rejection import rejection_fine_tune, rejection_samples
 from tasks.runtime import Runtime
@@ -38,8 +39,8 @@ def ppo(
     dialogs: str = "dialogs",
     seed: int = 0,
     runtime: Runtime = Runtime(),
+    independent: str | None = None,
 ) -> str:
-    """Improve a chat model by PPO, once its prompts are found right."""
-    parents = {"chat": chat, "helpfulness": helpfulness, "safety": safety, "dialogs": dialogs}
-    lint_loss_masks(Job("PPO", "ppo", recipe, seed, parents), runtime)
-    return ppo_task(recipe, chat, helpfulness, safety, dialogs, seed, runtime)
+    """Improve a chat model by PPO, once its prompts are found right; an independent reward model may watch."""
+    lint_loss_masks(ppo_job(recipe, chat, helpfulness, safety, dialogs, seed, independent), runtime)
+    return ppo_task(recipe, chat, helpfulness, safety, dialogs, seed, runtime, independent)

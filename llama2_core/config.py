@@ -215,7 +215,15 @@ class PPOConfig(Record):
     clip_range: PositiveFloat = 0.2
     """PPO clipping threshold. Llama 2: 0.2."""
     kl_coef: NaturalFloat = 0.01
-    """KL penalty beta. Llama 2: 0.01 for 7B and 13B, 0.005 for 34B and 70B."""
+    """KL penalty beta. Llama 2: 0.01 for 7B and 13B, 0.005 for 34B and 70B; where it begins with a `kl_target`."""
+    kl_target: PositiveFloat | None = None
+    """Move beta so that KL, in nats a response, comes here (arXiv 1909.08593 section 2.2). Llama 2: fixed."""
+    kl_horizon: Positive = 10_000
+    """With a `kl_target`: responses over which beta follows."""
+    entropy_coef: NaturalFloat = 0.0
+    """Weight of the policy's entropy in the objective. Not published."""
+    unended_penalty: NaturalFloat = 0.0
+    """Taken from the whitened reward of a response that was cut off before its end token. Not published."""
     safety_threshold: Share = 0.15
     """Below this safety score the safety model rules. Llama 2: 0.15."""
     logit_eps: Annotated[float, Field(gt=0, lt=0.5)] = 0.01

@@ -47,7 +47,7 @@ FORMAT_VERSIONS = {
     "scores": 1,
     "reward-report": 1,
     "samples": 3,
-    "ppo": 6,
+    "ppo": 7,
     "evaluation": 4,
     "verdict": 2,
     "card": 1,

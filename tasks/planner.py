@@ -106,15 +106,19 @@ class Planner:
         )
 
     def ppo(self, recipe: PPORecipe) -> Workload:
-        """Five models: policy and value model learn, reference and two reward models judge."""
-        ppo, held_out = recipe.ppo, recipe.held_out_prompts
-        learners = (Network(config=self.model), Network(config=self.model, scalar=True))
-        judges = tuple(network.model_copy(update={"trained": False}) for network in learners)
-        networks = (*learners, *judges, judges[1])
+        """Five models: policy and value model learn, reference and two reward models judge.
+
+        With adapters, reference and helpfulness model are the learners' frozen weights.
+        """
+        ppo, held_out, lora = recipe.ppo, recipe.held_out_prompts, recipe.lora
+        learners = tuple(Network(config=self.model, scalar=scalar, lora=lora) for scalar in (False, True))
+        judges = tuple(network.model_copy(update={"trained": False, "lora": None}) for network in learners)
+        networks = (*learners, judges[1]) if lora else (*learners, *judges, judges[1])
+        read_by = (*learners, *judges, judges[1])
         looks = 1 + ceil(ppo.iterations / ppo.evaluate_every)
         learned, looked = ppo.iterations * ppo.batch_rows, looks * held_out
         read = forward_flops(learners[0], self.context)  # while sampling; then every model reads the rows
-        read += sum(forward_flops(network, self.context) for network in networks)
+        read += sum(forward_flops(network, self.context) for network in read_by)
         update = sum(training_flops(network, self.context) for network in learners)
         batches = ppo.iterations * ceil(ppo.batch_rows / self.execution.slots) + looks * ceil(
             held_out / self.execution.slots

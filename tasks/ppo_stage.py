@@ -1,21 +1,30 @@
-"""What the worker does in PPO. Llama 2 section 3.2.3."""
+"""What the worker does in PPO. Llama 2 section 3.2.3.
 
+Killed in the middle of an iteration, a stage does that iteration again: samples are a function of the policy and the
+iteration, so the weights at the end are those of a run that nobody stopped, bit for bit.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llama2_core.data.sampler import step_indices
+from llama2_core.errors import ConfigError
 from llama2_core.model import Transformer
-from llama2_core.rlhf.ppo import ActorCritic, Judges, judge, ppo
+from llama2_core.rlhf.diagnosis import Finding, diagnose, summarise
+from llama2_core.rlhf.experience import judge
+from llama2_core.rlhf.ppo import PPOReport, ppo
 from llama2_core.rlhf.rollout import Rollout, roll_out
 from llama2_core.seeding import derive_seed
-from llama2_core.tokenizer import Tokenizer
-from llama2_core.training import checkpoint, snapshots
+from llama2_core.training import snapshots
 from llama2_core.training.guards import Stopped, noticing_sigterm
 from llama2_core.training.loop import TrainState
 from llama2_core.training.optim import adamw
 from llama2_core.training.snapshots import Snapshots
 from storage.metrics import MetricLog, read_metrics
+from tasks.ppo_models import load_models
 from tasks.recipes import PPORecipe
 from tasks.stage import Stage
 from tasks.tables import Prompt, read_prompts
@@ -23,79 +32,126 @@ from tasks.tables import Prompt, read_prompts
 
 def proximal(stage: Stage) -> dict:
     """Improve the chat model by PPO; keep the policy with the best objective on prompts set aside."""
-    recipe = PPORecipe.model_validate(stage.recipe)
-    policy, tokenizer = checkpoint.load_policy(stage.parents["chat"])
-    reference, _ = checkpoint.load_policy(stage.parents["chat"])
-    helpfulness, _ = checkpoint.load_reward_model(stage.parents["helpfulness"])
-    safety, _ = checkpoint.load_reward_model(stage.parents["safety"])
-    value_model, _ = checkpoint.load_reward_model(stage.parents["helpfulness"])
-    torch.nn.init.zeros_(value_model.score.weight)  # rewards are whitened: their mean is the first guess
-    for model in (reference, helpfulness, safety):
-        model.requires_grad_(False)
-    prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
-    watched, trained = prompts[: recipe.held_out_prompts], prompts[recipe.held_out_prompts :]
-    judges = Judges(reference, helpfulness, safety)
-    model = ActorCritic(policy, value_model)
-    state = TrainState(model, adamw(model, recipe.optimizer))
-    kept = Snapshots(stage.checkpoints, stage.execution.kept_checkpoints)
-    if newest := kept.newest():
-        snapshots.load(newest, state)
-    updates = recipe.ppo.batch_rows // recipe.ppo.mini_batch_rows
-    looks = Looks(stage.directory, state.step // updates)
-
-    def sample(policy: Transformer, iteration: int) -> tuple[Rollout, torch.Tensor]:
-        rows = step_indices(len(trained), recipe.ppo.batch_rows, stage.seed, iteration)
-        return _sample(stage, recipe, policy, [trained[row] for row in rows], tokenizer, iteration)
-
-    def look(iteration: int) -> bool:
-        rollout, is_safety = _sample(stage, recipe, policy, watched, tokenizer, -1)
-        _, metrics = judge(model, judges, rollout, is_safety, recipe.ppo)
-        if looks.would_be_best(metrics):  # saved before it is on record: a kill in between repeats the look
-            checkpoint.save_model(stage.directory, policy, tokenizer)
-        looks.record(iteration, metrics)
-        return looks.since_best() < recipe.ppo.patience
-
-    if not looks.rows:
-        look(0)
-    log = MetricLog(stage.metrics, state.step // updates)
-    iterations = ppo(state, judges, sample, recipe.ppo, recipe.optimizer)
+    run = Run(stage)
     with noticing_sigterm() as stopping:
-        for report in iterations if looks.since_best() < recipe.ppo.patience else ():
-            row = {"step": report.iteration, "of": recipe.ppo.iterations, **report.metrics}
-            last = report.iteration == recipe.ppo.iterations
-            looking = last or report.iteration % recipe.ppo.evaluate_every == 0
-            if looking:
-                last |= not look(report.iteration)
-                seen = {f"held_out_{name}": value for name, value in looks.rows[-1].items()}
-                row |= {name: value for name, value in seen.items() if name != "held_out_iteration"}
-            stopped = stopping() and not last
-            if looking or stopped:
-                kept.save(state, {})
-            log.append(row)
-            if stopped:
-                kept.wait()
+        for report in run.reports() if run.goes_on() else ():
+            last = run.note(report)
+            if stopping() and not last:
+                run.save(report)
+                run.kept.wait()
                 raise Stopped(
                     f"SIGTERM at iteration {report.iteration}: saved. Run again to go on from there."
                 )
             if last:
                 break
-    kept.wait()
-    return {"iterations": state.step // updates, "first": looks.rows[0], "best": looks.best()}
+    run.kept.wait()
+    return run.summary()
 
 
-def _sample(
-    stage: Stage,
-    recipe: PPORecipe,
-    policy: Transformer,
-    prompts: list[Prompt],
-    tokenizer: Tokenizer,
-    iteration: int,
-) -> tuple[Rollout, torch.Tensor]:
-    seeds = [derive_seed(stage.seed, "rollout", iteration, index) for index in range(len(prompts))]
-    config = recipe.sampling.at(recipe.ppo.temperature)
-    rows = [prompt.tokens for prompt in prompts]
-    rollout = roll_out(policy, rows, seeds, config, tokenizer.eos_id, stage.execution.slots)
-    return rollout, torch.tensor([prompt.safety for prompt in prompts])
+class Run:
+    """A PPO run: its models, what it has seen so far, and where it saves."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.recipe = stage, PPORecipe.model_validate(stage.recipe)
+        self.models = load_models(stage, self.recipe)
+        self.learner, self.judges = self.models.learner, self.models.judges
+        prompts = read_prompts(stage.parents["dialogs"], "train", self.models.tokenizer)
+        held_out = self.recipe.held_out_prompts
+        if len(prompts) <= held_out:
+            raise ConfigError(
+                f"ppo.held_out_prompts sets {held_out} prompts aside, and there are {len(prompts)}: lower it, or make "
+                "more dialogs.train_prompts"
+            )
+        self.watched, self.trained = prompts[:held_out], prompts[held_out:]
+        self.state = TrainState(self.learner, adamw(self.learner, self.recipe.optimizer))
+        self.kl_coef = self.recipe.ppo.kl_coef
+        self.kept = Snapshots(stage.checkpoints, stage.execution.kept_checkpoints)
+        if newest := self.kept.newest():
+            self.kl_coef = snapshots.load(newest, self.state)["kl_coef"]
+        done = self.state.step // (self.recipe.ppo.batch_rows // self.recipe.ppo.mini_batch_rows)
+        self.log = MetricLog(stage.metrics, done)
+        self.history = read_metrics(stage.metrics)
+        self.looks = Looks(stage.directory, done if self.history else -1)
+        if not self.history:
+            self.record({"step": 0, **self.look(0)})
+
+    def reports(self) -> Any:
+        recipe = self.recipe
+        return ppo(self.state, self.judges, self.sample, recipe.ppo, recipe.optimizer, self.kl_coef)
+
+    def goes_on(self) -> bool:
+        """Whether neither patience nor a bound has ended the run before it was resumed."""
+        return self.looks.since_best() < self.recipe.ppo.patience and not self.alarmed(self.history)
+
+    def note(self, report: PPOReport) -> bool:
+        """Look at held-out prompts when it is time, record the iteration, save; return whether it was the last."""
+        row = {"step": report.iteration, **report.metrics}
+        last = report.iteration == self.recipe.ppo.iterations
+        alarmed = self.alarmed([*self.history, row])  # then the policy is not worth a look
+        if not alarmed and (last or report.iteration % self.recipe.ppo.evaluate_every == 0):
+            row |= self.look(report.iteration)
+            alarmed = self.alarmed([*self.history, row])
+        self.record(row)
+        last |= alarmed or self.looks.since_best() >= self.recipe.ppo.patience
+        if last or "held_out_reward" in row:
+            self.save(report)
+        return last
+
+    def alarmed(self, history: Sequence[dict[str, Any]]) -> bool:
+        return bool(history) and any(f.stops for f in diagnose(history, self.recipe.bounds))
+
+    def look(self, iteration: int) -> dict[str, float]:
+        """Return the metrics of prompts set aside, and keep the policy if it is the best so far there."""
+        rollout, is_safety = self.sampled(self.learner.policy, self.watched, -1)
+        _, metrics = judge(
+            self.learner, self.judges, rollout, is_safety, self.recipe.ppo, self.recipe.ppo.kl_coef
+        )
+        seen = {f"held_out_{name}": metrics[name] for name in LOOKED_AT if name in metrics}
+        trusted = not self.alarmed([*self.history, {"step": iteration, **seen}])
+        if trusted and self.looks.would_be_best(metrics):
+            self.models.save(
+                self.stage.directory
+            )  # before it is on record: a kill in between repeats the look
+        self.looks.record(iteration, metrics, trusted)
+        return seen
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Put an iteration's metrics on record, and say what is wrong with it."""
+        findings = diagnose([*self.history, row], self.recipe.bounds)
+        for finding in findings:
+            print(f"iteration {finding.iteration}: {finding.says}", flush=True)
+        row |= {"of": self.recipe.ppo.iterations, "findings": len(findings)}
+        self.log.append(row)
+        self.history.append(row)
+
+    def save(self, report: PPOReport) -> None:
+        """Save the state after what is on record: a resumed run drops records behind it."""
+        self.kept.save(self.state, {"kl_coef": report.kl_coef})
+
+    def sample(self, policy: Transformer, iteration: int) -> tuple[Rollout, torch.Tensor]:
+        rows = step_indices(len(self.trained), self.recipe.ppo.batch_rows, self.stage.seed, iteration)
+        return self.sampled(policy, [self.trained[row] for row in rows], iteration)
+
+    def sampled(
+        self, policy: Transformer, prompts: list[Prompt], iteration: int
+    ) -> tuple[Rollout, torch.Tensor]:
+        seeds = [derive_seed(self.stage.seed, "rollout", iteration, index) for index in range(len(prompts))]
+        config = self.recipe.sampling.at(self.recipe.ppo.temperature)
+        rows, slots = [prompt.tokens for prompt in prompts], self.stage.execution.slots
+        rollout = roll_out(policy, rows, seeds, config, self.models.tokenizer.eos_id, slots)
+        return rollout, torch.tensor([prompt.safety for prompt in prompts])
+
+    def summary(self) -> dict[str, Any]:
+        findings: list[Finding] = summarise(self.history, self.recipe.bounds)
+        return {
+            "iterations": self.history[-1]["step"],
+            "first": self.looks.rows[0],
+            "best": self.looks.best(),
+            "findings": [finding.as_dict() for finding in findings],
+        }
+
+
+LOOKED_AT = ("objective", "reward", "kl", "helpfulness", "safety", "independent", "response_tokens")
 
 
 class Looks:
@@ -104,21 +160,21 @@ class Looks:
     def __init__(self, directory: Path, resumed_iteration: int) -> None:
         self._path = directory / "looks.jsonl"
         self._log = MetricLog(self._path, resumed_iteration)
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
         for row in read_metrics(self._path):
             self.rows.append({"iteration": row.pop("step"), **row})
 
     def would_be_best(self, metrics: dict[str, float]) -> bool:
         return not self.rows or metrics["objective"] > self.best()["objective"]
 
-    def record(self, iteration: int, metrics: dict[str, float]) -> None:
-        names = ("objective", "reward", "kl", "helpfulness", "safety")
-        seen = {name: metrics[name] for name in names}
-        self._log.append({"step": iteration, **seen})
-        self.rows.append({"iteration": iteration, **seen})
+    def record(self, iteration: int, metrics: dict[str, float], trusted: bool = True) -> None:
+        """`trusted` is whether no bound was broken: else the look is never the best."""
+        seen = {name: metrics[name] for name in LOOKED_AT if name in metrics}
+        self._log.append({"step": iteration, **seen, "trusted": trusted})
+        self.rows.append({"iteration": iteration, **seen, "trusted": trusted})
 
-    def best(self) -> dict[str, float]:
-        return max(self.rows, key=lambda row: row["objective"])
+    def best(self) -> dict[str, Any]:
+        return max(self.rows, key=lambda row: (row["trusted"], row["objective"]))
 
     def since_best(self) -> int:
         """Return how many looks have passed since the best."""

@@ -21,6 +21,7 @@ from llama2_core.config import (
     Share,
 )
 from llama2_core.presets import TINY_0_9M
+from llama2_core.rlhf.diagnosis import Bounds
 from tasks.corpus_recipe import CorpusRecipe
 from tasks.reward_recipe import AblationRecipe, RewardRecipe, RewardReportRecipe
 
@@ -211,6 +212,12 @@ class PPORecipe(Record):
     """Training prompts set aside for early stopping."""
     sampling: SamplingRecipe = SamplingRecipe()
     """Answers."""
+    critic: Literal["helpfulness", "chat"] = "helpfulness"
+    """What the value model begins from: the helpfulness reward model or the chat model. Not published."""
+    lora: LoRAConfig | None = None
+    """Train adapters of policy and value model on weights shared with their judges: a quarter of the memory."""
+    bounds: Bounds = Bounds()
+    """Beyond which a run is diagnosed, and stopped where it makes no sense any more."""
 
     @model_validator(mode="after")
     def _samples_what_it_scores(self) -> Self:

@@ -40,7 +40,11 @@ def draw(facts: ReportFacts) -> list[Figure]:
         Figure(
             "ppo-kl",
             "PPO: distance from where it began",
-            curve_figure({"KL": pick(curves["ppo"], "kl")}, "iteration", "nats"),
+            curve_figure(
+                {"KL, sampled": pick(curves["ppo"], "kl"), "exact": pick(curves["ppo"], "kl_exact")},
+                "iteration",
+                "nats a response",
+            ),
         ),
     ]
 

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,21 +137,19 @@ def fine_tune(stage: Stage) -> dict:
         fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
     state = fit(stage, model, fill, training)
     if recipe.lora:
-        _save_adapted(stage, model, recipe.lora)
+        save_adapted(stage.directory, base, model, recipe.lora)
     else:
         checkpoint.save_model(stage.directory, model, tokenizer)
     facts = {"dialogs": len(dialogs), "packed_rows": examples.total, "left_out_too_long": left_out}
     return {**training_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
 
 
-def _save_adapted(stage: Stage, model: Transformer, lora: LoRAConfig) -> None:
+def save_adapted(directory: Path, base: Path, model: Transformer, lora: LoRAConfig) -> None:
     """Write the adapter, and the model with it merged into the unquantized base; all ranks must call."""
     adapter = adapter_weights(model)
     if distributed.rank() == 0:
-        write_adapter(stage.directory / "adapter", adapter, lora, model.config)
-        native.write(
-            with_adapter(native.read(stage.parents["base"]), stage.directory / "adapter"), stage.directory
-        )
+        write_adapter(directory / "adapter", adapter, lora, model.config)
+        native.write(with_adapter(native.read(base), directory / "adapter"), directory)
 
 
 def reward(stage: Stage) -> dict:

@@ -1,32 +1,36 @@
-"""PPO: every formula by hand, the masks on a drawn row, and a planted reward that must be learned."""
+"""PPO: every formula by hand, and the masks on a drawn row."""
 
 import pytest
 import torch
 
-from llama2_core.config import ModelConfig, OptimizerConfig, PPOConfig, SamplingConfig
-from llama2_core.model import ScalarModel, Transformer, initialise
+from llama2_core.config import ModelConfig, PPOConfig, SamplingConfig
+from llama2_core.generate import Completion, Finish
+from llama2_core.model import ScalarModel, Transformer
+from llama2_core.rlhf.actors import ActorCritic, Judges
+from llama2_core.rlhf.experience import generalised_advantages, judge, token_rewards, whiten
 from llama2_core.rlhf.ppo import (
-    ActorCritic,
-    Judges,
+    RatioError,
     clipped_policy_loss,
     clipped_value_loss,
-    generalised_advantages,
-    judge,
-    ppo,
-    token_rewards,
-    whiten,
+    next_kl_coef,
+    refuse_other_policy,
 )
 from llama2_core.rlhf.rollout import assemble, roll_out, token_logprobs
-from llama2_core.training.loop import TrainState
-from llama2_core.training.optim import adamw
+
+
+def said(*tokens: int, finish: Finish = "eos") -> Completion:
+    return Completion(list(tokens), [-1.0] * (len(tokens) + (finish == "eos")), finish)
 
 
 def test_rollout_masks_on_a_drawn_row() -> None:
     """Prompt 1 7, response 8 9 and EOS 2; a second row that did not end."""
-    rollout = assemble([[1, 7], [1]], [[8, 9], [5, 6]], [True, False], eos_id=2)
+    cut_off = Completion([5, 6], [-4.0, -5.0])
+    rollout = assemble([[1, 7], [1]], [Completion([8, 9], [-1.0, -2.0, -3.0], "eos"), cut_off], eos_id=2)
     assert rollout.tokens.tolist() == [[1, 7, 8, 9, 2], [1, 5, 6, 2, 2]]
     assert rollout.mask.int().tolist() == [[0, 1, 1, 1], [1, 1, 0, 0]]
     assert rollout.last.tolist() == [4, 2]
+    assert rollout.ended.tolist() == [True, False]
+    assert rollout.sampled.tolist() == [[0, -1, -2, -3], [-4, -5, 0, 0]]
 
 
 def test_advantages_by_hand() -> None:
@@ -81,66 +85,63 @@ def test_sampled_tokens_have_the_probability_they_were_sampled_with(model: Trans
     counts = torch.bincount(rollout.tokens[:, 2], minlength=model.config.vocab_size) / 4000
     top = probabilities.topk(5).indices
     torch.testing.assert_close(counts[top], probabilities[top], atol=0.03, rtol=0)
-    logprob = token_logprobs(model, rollout.tokens[:1, :3])[0, 1]
-    assert logprob.exp().item() == pytest.approx(probabilities[rollout.tokens[0, 2]].item(), abs=1e-5)
-
-
-class Likes(torch.nn.Module):
-    """A planted reward model: the share of one token in a row."""
-
-    def __init__(self, token: int) -> None:
-        super().__init__()
-        self.token = token
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        count = (tokens == self.token).float().cumsum(1)
-        return 4 * count / torch.arange(1, tokens.shape[1] + 1) - 1
-
-
-def test_ppo_learns_a_planted_reward_and_stays_near(config: ModelConfig) -> None:
-    policy = Transformer(config)
-    initialise(policy, config, torch.Generator().manual_seed(0))
-    reference = Transformer(config)
-    reference.load_state_dict(policy.state_dict())
-    value = ScalarModel(config)
-    initialise(value, config, torch.Generator().manual_seed(1))
-    judges = Judges(reference, Likes(7), Likes(7))
-    optimizer = OptimizerConfig(
-        peak_learning_rate=3e-3, schedule="constant", warmup_steps=0, weight_decay=0.0
-    )
-    model = ActorCritic(policy, value)
-    state = TrainState(model, adamw(model, optimizer))
-    settings = PPOConfig(iterations=16, batch_rows=128, mini_batch_rows=16, kl_coef=0.1)
-    sampling = SamplingConfig(temperature=1.0, top_p=1.0, max_new_tokens=8)
-
-    def sample(current: Transformer, iteration: int):
-        seeds = [1000 * iteration + row for row in range(128)]
-        rollout = roll_out(current, [[1, 5, 6]] * 128, seeds, sampling, 2, 64)
-        return rollout, torch.zeros(128, dtype=torch.bool)
-
-    reports = [report.metrics for report in ppo(state, judges, sample, settings, optimizer)]
-    assert reports[0]["kl"] == pytest.approx(0.0, abs=1e-4)
-    assert reports[0]["first_update_kl"] == pytest.approx(0.0, abs=1e-6)
-    assert reports[-1]["reward"] > reports[0]["reward"] + 0.3
-    assert 0 < reports[-1]["kl"] < 40
-    assert state.step == 16 * 128 // 16
+    logprobs = token_logprobs(model, rollout.tokens[:1, :3])
+    assert logprobs[0, 1].exp().item() == pytest.approx(probabilities[rollout.tokens[0, 2]].item(), abs=1e-5)
+    assert logprobs[0, 1].item() == pytest.approx(rollout.sampled[0, 1].item(), abs=1e-5)
 
 
 def test_judging_leaves_no_gradient(config: ModelConfig, model: Transformer) -> None:
-    rollout = assemble([[1, 7], [1, 9]], [[8, 9], [5]], [True, True], eos_id=2)
-    judges = Judges(model, Likes(8), Likes(8))
-    experience, metrics = judge(
-        ActorCritic(model, ScalarModel(config)), judges, rollout, torch.tensor([True, False]), PPOConfig()
-    )
+    rollout = assemble([[1, 7], [1, 9]], [said(8, 9), said(5)], eos_id=2)
+    reward_model = ScalarModel(config)
+    judges = Judges(model, reward_model, reward_model)
+    learner = ActorCritic(model, ScalarModel(config))
+    experience, metrics = judge(learner, judges, rollout, torch.tensor([True, False]), PPOConfig(), 0.01)
     assert not experience.logprobs.requires_grad
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_rows_are_cut_behind_their_longest_and_grouped_by_length() -> None:
-    rollout = assemble([[1, 5]] * 4, [[7] * n for n in (6, 2, 5, 1)], [True, True, False, True], 2)
+    responses = [said(*[7] * n, finish="length" if n == 5 else "eos") for n in (6, 2, 5, 1)]
+    rollout = assemble([[1, 5]] * 4, responses, 2)
     parts = rollout.by_length(torch.arange(4), 2)
     assert [part.tolist() for part in parts] == [[3, 1], [2, 0]]
     assert [rollout.rows(part).tokens.shape[1] for part in parts] == [5, 9]
     short = rollout.rows(parts[0])
     assert short.tokens.tolist() == [[1, 5, 7, 2, 2], [1, 5, 7, 7, 2]]
     assert short.mask.tolist() == [[False, True, True, False], [False, True, True, True]]
+
+
+def test_a_response_that_was_cut_off_pays_for_it_and_expects_nothing(config: ModelConfig) -> None:
+    """Two rows with scores whitened to +-1; the second is cut off and pays 0.5 at its last token, then nothing."""
+    rollout = assemble([[1, 7], [1, 9]], [said(8, 9), said(5, 6, 5, finish="length")], eos_id=2)
+    policy, value = Transformer(config), ScalarModel(config)
+    torch.nn.init.zeros_(value.score.weight)
+    judges = Judges(policy, ScalarModel(config), ScalarModel(config))
+    returns = []
+    for penalty in (0.0, 0.5):
+        settings = PPOConfig(unended_penalty=penalty, gae_lambda=1.0)
+        tagged = torch.tensor([False, False])
+        experience, metrics = judge(ActorCritic(policy, value), judges, rollout, tagged, settings, 0.0)
+        returns.append(experience.returns)
+        assert metrics["unended"] == 0.5
+        assert metrics["reward_misplaced"] < 1e-6
+    torch.testing.assert_close((returns[0] - returns[1])[0], torch.zeros(4))
+    torch.testing.assert_close((returns[0] - returns[1])[1], 0.5 * rollout.mask[1])
+    torch.testing.assert_close(returns[0][1].abs(), rollout.mask[1].float(), atol=1e-3, rtol=0)
+
+
+def test_adaptive_beta_by_hand() -> None:
+    """Target 2, KL 2.2: error 0.1; KL 9 or 0: clipped to 0.2 and -0.2; 512 rows of a horizon of 10,240 are 1/20."""
+    settings = PPOConfig(kl_target=2.0, kl_horizon=10_240)
+    assert next_kl_coef(0.1, 2.2, 512, settings) == pytest.approx(0.1 * 1.005)
+    assert next_kl_coef(0.1, 9.0, 512, settings) == pytest.approx(0.1 * 1.01)
+    assert next_kl_coef(0.1, 0.0, 512, settings) == pytest.approx(0.1 * 0.99)
+    assert next_kl_coef(0.1, 9.0, 512, PPOConfig()) == 0.1
+
+
+def test_another_policys_probabilities_are_refused() -> None:
+    refuse_other_policy(0, 0.0)
+    with pytest.raises(RatioError, match=r"PPO iteration 3: .* off 1 by 0.2 .* eval mode"):
+        refuse_other_policy(2, 0.2)
+    with pytest.raises(RatioError):
+        refuse_other_policy(2, float("nan"))

@@ -26,3 +26,11 @@ def test_a_resumed_run_forgets_looks_behind_its_checkpoint(tmp_path: Path) -> No
     resumed = Looks(tmp_path, resumed_iteration=4)
     assert [row["iteration"] for row in resumed.rows] == [0, 4]
     assert Looks(tmp_path, resumed_iteration=0).rows[0]["objective"] == 1.0
+
+
+def test_a_look_beyond_a_bound_is_never_the_best(tmp_path: Path) -> None:
+    looks = Looks(tmp_path, resumed_iteration=0)
+    looks.record(0, seen(1.0))
+    looks.record(4, seen(9.0), trusted=False)
+    assert looks.best()["iteration"] == 0 and looks.since_best() == 1
+    assert looks.would_be_best(seen(2.0))

@@ -61,6 +61,7 @@ def facts() -> ReportFacts:
             rewards[0]: {"helpfulness": {**grades, "all": {"right": 12, "n": 16}}},
         },
         reward_curve=[{"n": n, "maximum": n / 4, "median": 0.25} for n in (1, 2, 4)],
+        ppo_findings=[{"iteration": 4, "iterations": 2, "stops": True, "says": "KL is 31 <nats>."}],
         comparisons={
             "comparisons 1": {
                 "comparisons": 200,
@@ -95,6 +96,12 @@ def test_dialogs_show_the_base_model_and_earlier_turns(page: str) -> None:
     assert "<b>base</b>It is 5." in page
     assert page.count("<b>base</b>–") == 1
     assert "user: Hello there" in page and "assistant: Well met" in page and "Who &lt;are&gt; you?" in page
+
+
+def test_the_diagnosis_of_ppo_is_on_the_page(page: str, facts: ReportFacts) -> None:
+    assert "<b>Iteration 4, where it stopped</b> (2 in all): KL is 31 &lt;nats&gt;." in page
+    sound = facts.model_copy(update={"ppo_findings": []})
+    assert "Every measure stayed within its bound." in render(sound, [])
 
 
 def test_measures_are_called_what_they_are(page: str) -> None:
