@@ -57,8 +57,9 @@ def annotate(
 
     from deployments.services.annotation.access import Access
     from deployments.services.annotation.app import create_app
-    from deployments.services.annotation.desk import Desk, Variant
+    from deployments.services.annotation.desk import Desk
     from deployments.services.annotation.queue import read_queue
+    from deployments.services.annotation.seat import Variant
     from deployments.services.speakers import Speakers
     from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog

@@ -9,8 +9,9 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from deployments.services.annotation.access import Refused
-from deployments.services.annotation.desk import Desk, Page
+from deployments.services.annotation.desk import Desk
 from deployments.services.annotation.pages import HERE, Site, events
+from deployments.services.annotation.seat import Page
 from llama2_core.config import GRADES, Grade, Record
 from llama2_core.errors import Llama2Error
 from storage.errors import StorageError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from deployments.services.annotation.desk import Queued
+from deployments.services.annotation.seat import Queued
 from llama2_core.config import Record
 from llama2_core.errors import DataError
 from storage.artifacts import Store

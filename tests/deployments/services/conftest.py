@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 
 from deployments.services.annotation.access import Access
 from deployments.services.annotation.app import create_app
-from deployments.services.annotation.desk import Desk, Queued, Variant
+from deployments.services.annotation.desk import Desk
+from deployments.services.annotation.seat import Queued, Variant
 from deployments.services.speakers import Speakers
 from llama2_core.config import ModelConfig, SamplingConfig
 from llama2_core.model import Transformer, initialise

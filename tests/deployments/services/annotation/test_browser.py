@@ -17,7 +17,8 @@ from prefect.testing.utilities import prefect_test_harness
 
 from deployments.services.annotation.access import Access
 from deployments.services.annotation.app import create_app
-from deployments.services.annotation.desk import Desk, Queued
+from deployments.services.annotation.desk import Desk
+from deployments.services.annotation.seat import Queued
 from deployments.services.prefect_server import free_port
 from flows.reward import reward, reward_report
 from storage.artifacts import Store, digest_of

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployments.services.annotation.desk import RED_TEAM, Desk, Page
+from deployments.services.annotation.desk import Desk
+from deployments.services.annotation.seat import RED_TEAM, Page
 from deployments.services.speakers import Answer
 from llama2_core.errors import DataError
 from storage.errors import StorageError
