@@ -81,11 +81,11 @@ class Service:
 class Annotator(threading.Thread):
     """A person in a hurry."""
 
-    def __init__(self, service: Service, token: str, seed: int) -> None:
+    def __init__(self, service: Service, name: str, token: str) -> None:
         super().__init__(daemon=True)
-        self.service, self.token, self.draws = service, token, random.Random(seed)
+        self.service, self.annotator, self.token, self.draws = service, name, token, random.Random(name)
         self.latencies: list[float] = []
-        self.acknowledged: list[str] = []
+        self.acknowledged: list[tuple[str, str]] = []
         self.stop = False
 
     def run(self) -> None:
@@ -115,8 +115,8 @@ class Annotator(threading.Thread):
                 "grade": "better",
                 "then": "finish",
             }
-            self.timed("POST", "/helpfulness/answer", form)
-            self.acknowledged.append(question[1])
+            if "wait a moment" not in self.timed("POST", "/helpfulness/answer", form):
+                self.acknowledged.append((question[1], self.annotator))
         else:
             with suppress(httpx.HTTPStatusError):
                 self.client.get(f"/answers/{question[1]}")
@@ -126,13 +126,15 @@ class Annotator(threading.Thread):
         began = time.perf_counter()
         answer = self.client.request(method, path, data=form)
         self.latencies.append(time.perf_counter() - began)
-        assert answer.status_code in (200, 303), (path, answer.status_code, answer.text)
+        assert answer.status_code in (200, 303, 429), (path, answer.status_code, answer.text)
+        if answer.status_code == 429:  # too fast for a person
+            time.sleep(2)
         return answer.text
 
 
 @contextmanager
-def annotating(service: Service, tokens: list[str]) -> Iterator[list[Annotator]]:
-    people = [Annotator(service, token, seed) for seed, token in enumerate(tokens)]
+def annotating(service: Service, tokens: dict[str, str]) -> Iterator[list[Annotator]]:
+    people = [Annotator(service, name, token) for name, token in tokens.items()]
     for person in people:
         person.start()
     yield people
@@ -144,7 +146,7 @@ def annotating(service: Service, tokens: list[str]) -> Iterator[list[Annotator]]
 
 def measure(home: Path, seconds: float, annotators: int, kills: int) -> None:
     service, access = Service(prepare(home), home / "service.log"), Access(home / "preferences")
-    tokens = [access.add(f"annotator-{n}") for n in range(annotators)]
+    tokens = {name: access.add(name) for name in (f"annotator-{n}" for n in range(annotators))}
     print(f"the service answers {service.start():.1f} s after its start")
     draws, peak = random.Random(0), 0
     try:
@@ -161,7 +163,8 @@ def measure(home: Path, seconds: float, annotators: int, kills: int) -> None:
     finally:
         service.process.terminate()
         service.process.wait()
-    made = Counter(e.question for e in read_events(home / "preferences", BATCH) if isinstance(e, Comparison))
+    events = read_events(home / "preferences", BATCH)
+    made = Counter((event.question, event.annotator) for event in events if isinstance(event, Comparison))
     told = [question for person in people for question in person.acknowledged]
     lost = [question for question in told if question not in made]
     twice = [question for question, count in made.items() if count > 1]
