@@ -173,5 +173,3 @@ def test_people_s_comparisons_come_to_reward_models_by_command(tmp_path: Path) -
     tracking = Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", "llama2", tmp_path / "mlflow")
     run = tracking.newest(artifact.digest)
     assert list((tmp_path / "mlflow").glob(f"**/{run}/**/preferences/table6.json"))
-    assert "60 comparisons of 60" in llama2("preferences", "freeze", "mine")
-    assert len(store.artifacts()) == 1
