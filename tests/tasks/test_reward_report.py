@@ -38,6 +38,25 @@ from tasks.tables import dialog_to_json
 from tasks.training_stages import reward
 
 HOSTILE = "<script>alert(1)</script> | [x](javascript:y)"
+WORDS = [
+    "the",
+    "sat",
+    "on",
+    "a",
+    "mat",
+    "and",
+    "dog",
+    "ran",
+    "to",
+    "red",
+    "house",
+    "with",
+    "seven",
+    "apples",
+    "nine",
+    "pears",
+    "today",
+]
 PERFECT = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 100}
 
 
@@ -48,14 +67,14 @@ def prefect() -> Iterator[None]:
 
 
 def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
-    """Return a comparison whose chosen answer speaks of a cat, the other of a dog; the reverse when flipped."""
-    safety = number % 3 == 0
-    answers = ["the red cat sat" + " and ran" * (number % 3), "a dog ran" + " today" * (number % 4)]
+    """Return a comparison whose chosen answer speaks of cats among other things; the reverse when flipped."""
+    safety, draw = number % 3 == 0, random.Random(number)
+    answers = [" ".join(draw.sample(WORDS, 7) + ["cat"] * cats) for cats in (2, 0)]
     safe = [True, not safety]
     if flip:
         answers, safe = answers[::-1], safe[::-1]
     return {
-        "id": f"1-{number}",
+        "id": f"1-{number}{flip}",
         "prompt_id": str(number),
         "batch": "1",
         "kind": "unsafe" if safety else "conversation",
@@ -91,15 +110,14 @@ def shape(tokenizer: Tokenizer) -> ModelConfig:
 def made(
     tokenizer: Tokenizer, shape: ModelConfig, tmp_path_factory: pytest.TempPathFactory, prefect: None
 ) -> Made:
-    """Return what trains both reward models in a store, on labels as they are or shuffled, and their comparisons."""
+    """Return what trains both reward models in a store, on right or random labels (each pair both ways), and their comparisons."""
 
-    def make(shuffled: bool) -> tuple[dict[str, str], str, Runtime]:
+    def make(at_random: bool) -> tuple[dict[str, str], str, Runtime]:
         from llama2_core.model import initialise
         from llama2_core.seeding import generator
 
         runtime = Runtime(home=tmp_path_factory.mktemp("rm") / "var", threads=1, least_free_bytes=0)
-        coin = random.Random(0)
-        rows = [comparison(i, flip=shuffled and coin.random() < 0.5, held_out=False) for i in range(240)]
+        rows = [comparison(i // 2, flip=at_random and i % 2 == 0, held_out=False) for i in range(480)]
         rows += [comparison(i, flip=i % 25 == 0, held_out=True) for i in range(240, 600)]  # annotators err
 
         def chat(directory: Path) -> dict[str, Any]:
@@ -187,9 +205,9 @@ def test_a_sound_model_passes_and_everything_is_recorded(sound: tuple[dict[str, 
 
 
 @pytest.mark.slow
-def test_a_model_of_shuffled_labels_fails(made: Made) -> None:
+def test_a_model_of_random_labels_fails(made: Made) -> None:
     models, batch, runtime = made(True)
-    with pytest.raises(RewardModelsUnfit, match="helpfulness_accuracy is 0"):
+    with pytest.raises(RewardModelsUnfit, match=r"helpfulness_accuracy is 0\.[345]"):
         reward_report(models, [batch], runtime=runtime)
 
 
