@@ -92,14 +92,18 @@ def test_losses_are_trls() -> None:
     torch.testing.assert_close(clipped_value_loss(VALUES, OLD_VALUES, returns, CLIP), value)
 
 
-def test_distributions_are_trls_and_torchs() -> None:
-    utils = pytest.importorskip("trl.trainer.utils", reason="trl is not installed")
-    logits, other = torch.randn(5, 40, generator=RANDOM), torch.randn(5, 40, generator=RANDOM)
-    logprobs, reference = logits.log_softmax(-1), other.log_softmax(-1)
-    torch.testing.assert_close(diagnostics.entropy(logprobs), utils.entropy_from_logits(logits))
-    p, q = (torch.distributions.Categorical(logits=x) for x in (logits, other))
+def test_the_exact_kl_is_torchs() -> None:
+    p, q = (torch.distributions.Categorical(logits=torch.randn(5, 40, generator=RANDOM)) for _ in range(2))
     kl = torch.distributions.kl_divergence(p, q)
-    torch.testing.assert_close(diagnostics.exact_kl(logprobs, reference), kl)
+    torch.testing.assert_close(diagnostics.exact_kl(p.logits, q.logits), kl)
+    torch.testing.assert_close(diagnostics.entropy(p.logits), p.entropy())
+
+
+@pytest.mark.slow
+def test_entropy_is_trls() -> None:
+    utils = pytest.importorskip("trl.trainer.utils", reason="trl is not installed")
+    logits = torch.randn(5, 40, generator=RANDOM)
+    torch.testing.assert_close(diagnostics.entropy(logits.log_softmax(-1)), utils.entropy_from_logits(logits))
 
 
 def learner(config: ModelConfig) -> ActorCritic:

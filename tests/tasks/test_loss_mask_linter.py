@@ -52,6 +52,14 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     return Runtime(home=tmp_path_factory.mktemp("linter"), threads=1)
 
 
+PPO_SUMMARY = {
+    "iterations": 2,
+    "first": {"iteration": 0, "objective": 1.0},
+    "best": {"iteration": 0, "objective": 1.0},
+    "findings": [{"name": "kl", "iteration": 2, "iterations": 1, "stops": True, "says": "KL is 31."}],
+}
+
+
 @pytest.fixture(scope="module")
 def commit(prefect: None, runtime: Runtime) -> Commit:
     """Put an artifact of whatever content into the store, under a seed of its own unless one is said."""
@@ -207,11 +215,17 @@ def test_a_stage_that_is_in_the_store_is_not_looked_at(commit: Commit, model: st
     judged = {"chat": chat, "helpfulness": judge, "safety": judge, "dialogs": talk}
     drawn = commit("samples", samples("[INST]"), recipe=RejectionRecipe(), seed=5, parents=judged)
     tuned = made("chat", FineTuneRecipe(), base=model, samples=drawn)
-    best = made("ppo", PPO, chat=model, helpfulness=judge, safety=judge, dialogs=talk)
+    parents = {"chat": model, "helpfulness": judge, "safety": judge, "dialogs": talk}
+    best = commit("ppo", lambda _: PPO_SUMMARY, recipe=PPO, seed=5, parents=parents)
     assert sft(FineTuneRecipe(), model, talk, 5, runtime) == chat
     assert reward(model, [pairs, pairs], RewardRecipe(), 5, runtime) == judge
     assert rejection(model, **judged, seed=5, runtime=runtime) == tuned
     assert ppo(model, judge, judge, PPO, talk, 5, runtime) == best
+    tags = {run.data.tags.get("llama2.digest"): run.data.tags for run in tracker(runtime).runs()}
+    assert tags[best.partition("/")[2]]["llama2.diagnosis"] == "kl"
+    assert tags[best.partition("/")[2]]["llama2.diagnosis.kl"] == "KL is 31."
+    shown = PrefectArtifact.get("ppo-diagnosis")
+    assert shown and "- **kl**, iteration 2 (stopped here), 1 in all: KL is 31." in str(shown.data)
 
 
 def test_a_report_shows_text_of_others_as_text(commit: Commit, model: str, runtime: Runtime) -> None:

@@ -103,7 +103,7 @@ def test_a_run_broken_off_anywhere_ends_where_a_straight_one_does(
 
     breaking(ppo_stage.Looks, "record", 1)
     breaking(ppo_core, "optimizer_step", 4)
-    breaking(ppo_stage.Looks, "record", 2)
+    breaking(ppo_stage.Looks, "record", 1)  # of the second iteration: the first look is on record
     breaking(ppo_stage.MetricLog, "append", 3)
     breaking(ppo_stage, "roll_out", 4)
     breaking(ppo_core, "optimizer_step", 2)
