@@ -110,7 +110,7 @@ def shape(tokenizer: Tokenizer) -> ModelConfig:
 def made(
     tokenizer: Tokenizer, shape: ModelConfig, tmp_path_factory: pytest.TempPathFactory, prefect: None
 ) -> Made:
-    """Return what trains both reward models in a store, on right or random labels (each pair both ways), and their comparisons."""
+    """Return what trains both reward models in a store, on right or random labels, and their comparisons."""
 
     def make(at_random: bool) -> tuple[dict[str, str], str, Runtime]:
         from llama2_core.model import initialise
