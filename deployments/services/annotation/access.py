@@ -20,7 +20,7 @@ from storage.disk import atomic_write
 COOKIE, SESSION_SECONDS = "annotator", 14 * 24 * 3600
 BODY_BYTES = 64 << 10
 LIMITS = {"sign in": (10, 60.0), "post": (120, 60.0), "answers": (30, 60.0)}
-"""Of a person or address: so many in so many seconds."""
+"""Of a person or address: so many in so many seconds; of sign-ins those that fail."""
 
 
 class Refused(Llama2Error):
@@ -106,15 +106,16 @@ class Access:
         ):
             raise Refused(403, "this form is not of this page: load it again")
 
-    def limit(self, kind: Literal["sign in", "post", "answers"], who: str) -> None:
-        """Count a request. Raises Refused (429) past the limit."""
+    def limit(self, kind: Literal["sign in", "post", "answers"], who: str, count: bool = True) -> None:
+        """Raise Refused (429) past the limit; else count the request."""
         most, seconds = LIMITS[kind]
         times, now = self._asked[kind, who], time.monotonic()
         while times and now - times[0] > seconds:
             times.popleft()
         if len(times) >= most:
             raise Refused(429, f"more than {most} in {seconds:.0f} s: wait a moment")
-        times.append(now)
+        if count:
+            times.append(now)
 
     def _sign(self, *parts: str) -> str:
         return hmac.new(self._secret, "\n".join(parts).encode(), hashlib.sha256).hexdigest()

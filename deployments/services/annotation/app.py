@@ -66,11 +66,13 @@ def add_signing_in(app: FastAPI, site: Site) -> None:
 
     @app.post("/sign-in")
     async def sign_in(request: Request) -> Response:
-        site.access.limit("sign in", request.client.host if request.client else "")
+        address = request.client.host if request.client else ""
+        site.access.limit("sign in", address, count=False)
         form = await read_form(request)
         try:
             session = site.access.sign_in(form.get("token", ""))
         except Refused as error:
+            site.access.limit("sign in", address)
             return site.page(request, "sign_in.html", error.status, error=str(error))
         response = RedirectResponse("/", 303)
         secure = request.url.scheme == "https"
