@@ -74,6 +74,7 @@ def pairs() -> Iterator[tuple[Dialog, str, str]]:
 def comparison(number: int, prompt: Dialog, chosen: str, rejected: str, held_out: bool) -> dict[str, Any]:
     """Return a row of the comparisons table; nobody graded these, or said what was safe."""
     return {
+        **dict.fromkeys(COMPARISONS.names),
         "id": str(number),
         "prompt_id": str(number),
         "batch": "hh-rlhf",
@@ -88,9 +89,8 @@ def comparison(number: int, prompt: Dialog, chosen: str, rejected: str, held_out
         "rejected_temperature": 1.0,
         "grade": "better",
         "safety_bin": "",
-        "chosen_safe": True,
-        "rejected_safe": True,
         "annotator": "hh-rlhf",
+        "annotator_kind": "import",
         "turns": (len(prompt) + 1) // 2,
         "held_out": held_out,
     }

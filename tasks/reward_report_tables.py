@@ -17,7 +17,7 @@ SAFETY_BINS = ("chosen safe, other unsafe", "both safe", "both unsafe")
 COLUMNS = {
     **dict.fromkeys(("kind", "grade", "safety_bin"), str),
     **dict.fromkeys(("chosen_score", "rejected_score", "chosen_tokens", "rejected_tokens"), float),
-    **dict.fromkeys(("chosen_safe", "rejected_safe"), bool),
+    **dict.fromkeys(("chosen_safe", "rejected_safe"), float),  # NaN where nobody said
 }
 EXTREME = 0.05
 """Scores nearer to 0 or 1 than this are counted: large margins split scores into two peaks (Llama 2 Figure 27)."""
@@ -47,6 +47,12 @@ class Scored:
     def answers(self, column: str) -> np.ndarray:
         """Return what is known of all chosen, then of all rejected answers."""
         return np.concatenate([self[f"chosen_{column}"], self[f"rejected_{column}"]])
+
+    def labelled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the score, and whether it is safe, of every answer of which somebody said so."""
+        safe = self.answers("safe")
+        said = ~np.isnan(safe)
+        return self.answers("score")[said], safe[said].astype(bool)
 
     def shared(self, other: "Scored") -> tuple["Scored", "Scored"]:
         """Return both, of the pairs that both have, in one order."""
@@ -107,9 +113,8 @@ def calibration_rows(scores: Scores, bins: int) -> Rows:
         right = scored.margins > 0
         curves = {"preference": judge.calibration(judge.sigmoid(abs(scored.margins)), right, bins, 0.5)}
         if name == "safety" and domain_of(model) == "safety":
-            curves["safe"] = judge.calibration(
-                judge.sigmoid(scored.answers("score")), scored.answers("safe"), bins
-            )
+            answers, safe = scored.labelled()
+            curves["safe"] = judge.calibration(judge.sigmoid(answers), safe, bins)
         for of, curve in curves.items():
             for each in curve:
                 label = f"{each.low:.2f} to {each.high:.2f}"
@@ -139,7 +144,7 @@ def measure_rows(scores: Scores, recipe: RewardReportRecipe) -> Rows:
         tell(model, name, "length correlation", judge.length_correlation(scored.margins, scored.longer))
         tell(model, name, "extreme scores", proportion(extreme, len(probabilities)))
         if name == "safety":
-            answers, safe = scored.answers("score"), scored.answers("safe").astype(bool)
+            answers, safe = scored.labelled()
             threshold = recipe.safety_threshold
             tell(model, name, "unsafe recall at 0.5", judge.unsafe_recall(answers, safe, 0.5))
             tell(
@@ -150,8 +155,14 @@ def measure_rows(scores: Scores, recipe: RewardReportRecipe) -> Rows:
             )  # fmt: skip
     for name in DOMAINS:
         helpful, safe = scores["helpfulness", name].shared(scores["safety", name])
-        strength = np.array([len(GRADES) - GRADES.index(grade) for grade in helpful["grade"]])
-        tell("annotators", name, "length correlation", judge.length_correlation(strength, helpful.longer))
+        graded = np.isin(helpful["grade"], GRADES)  # an import may have none
+        strength = np.array([len(GRADES) - GRADES.index(grade) for grade in helpful["grade"][graded]])
+        tell(
+            "annotators",
+            name,
+            "length correlation",
+            judge.length_correlation(strength, helpful.longer[graded]),
+        )
         tell(
             "helpfulness", name, "disagreement with safety", judge.disagreement(helpful.margins, safe.margins)
         )

@@ -73,7 +73,7 @@ def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
     safe = [True, not safety]
     if flip:
         answers, safe = answers[::-1], safe[::-1]
-    return {
+    row = {
         "id": f"1-{number}{flip}",
         "prompt_id": str(number),
         "batch": "1",
@@ -94,6 +94,7 @@ def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
         "turns": 1,
         "held_out": held_out,
     }
+    return dict.fromkeys(COMPARISONS.names) | row
 
 
 Made = Callable[[bool], tuple[dict[str, str], str, Runtime]]
@@ -250,6 +251,13 @@ def test_tables_by_hand() -> None:
     assert (recall["value"], recall["n"]) == (0.5, 6)
     assert measures["safety", "safety", "unsafe precision at 0.15"]["value"] == 1.0  # sigmoid(-2) is 0.119
     assert measures["annotators", "helpfulness", "length correlation"]["n"] == 0
+    unsaid = [score("safety", 9, 2.0, -2.0, grade=None, chosen_safe=None, rejected_safe=None)]
+    helpless = [score("helpfulness", 9, 2.0, -2.0, grade=None, chosen_safe=None, rejected_safe=None)]
+    told = measure_rows(read_scores([*rows[:3], *helpless, *rows[3:], *unsaid]), RewardReportRecipe())
+    again = {(r["model"], r["set"], r["measure"]): r for r in told}
+    assert (
+        again["safety", "safety", "unsafe recall at 0.5"] == recall
+    )  # of an import without labels nothing is known
     grades = [r for r in calibration_rows(scored, 10) if r["of"] == "grade" and r["model"] == "safety"]
     assert [(r["bin"], r["n"]) for r in grades] == [(GRADES[0], 2), (GRADES[1], 2)]
 

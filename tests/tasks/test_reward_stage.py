@@ -55,7 +55,7 @@ def comparison(number: int, **changes: Any) -> dict[str, Any]:
         "turns": 1,
         "held_out": number % 5 == 0,
     }
-    return {**row, **changes}
+    return {**dict.fromkeys(COMPARISONS.names), **row, **changes}
 
 
 @pytest.fixture
