@@ -165,9 +165,8 @@ class PreferenceLog:
         self.close()
 
     def _check(self, event: Event) -> None:
-        frozen = self._known.frozen | {
-            w.event.id for w in self._waiting.values() if w.event.event == "frozen"
-        }
+        waiting = [w.event for w in self._waiting.values()]
+        frozen = self._known.frozen | {event.id for event in waiting if event.event == "frozen"}
         if isinstance(event, Comparison | Skip) and event.batch in frozen:
             raise StorageError(f"Batch {event.batch} is frozen: nothing can be added. Open another batch.")
         if isinstance(event, Undo):
@@ -216,9 +215,7 @@ def read_events(folder: Path) -> Iterator[Event]:
     if not path.exists():
         return
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.endswith(b"\n"):
-                yield parse_line(line, path, number)
+        yield from (parse_line(line, path, n) for n, line in enumerate(file, 1) if line.endswith(b"\n"))
 
 
 def parse_line(line: bytes, path: Path, number: int) -> Event:
