@@ -175,9 +175,8 @@ class PreferenceLog:
         self.close()
 
     def _check(self, event: Event) -> None:
-        frozen = self._known.frozen | {
-            w.event.id for w in self._waiting.values() if w.event.event == "frozen"
-        }
+        waiting = [w.event for w in self._waiting.values()]
+        frozen = self._known.frozen | {event.id for event in waiting if event.event == "frozen"}
         if isinstance(event, Comparison | Asked | Skip) and event.batch in frozen:
             raise StorageError(f"Batch {event.batch} is frozen: nothing can be added. Open another batch.")
         if isinstance(event, Undo):
