@@ -152,7 +152,7 @@ def measure(home: Path, seconds: float, annotators: int, kills: int) -> None:
     try:
         with annotating(service, tokens) as people:
             for _ in range(max(1, kills)):
-                end = time.monotonic() + (draws.uniform(0.5, 6) if kills else seconds)
+                end = time.monotonic() + (draws.uniform(3, 15) if kills else seconds)
                 while (left := end - time.monotonic()) > 0:
                     peak = max(peak, service.process.memory_info().rss)
                     time.sleep(min(0.5, left))

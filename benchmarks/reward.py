@@ -29,8 +29,8 @@ from llama2_core.rlhf.pairs import Pair
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PAIRS = DATA / "hh_rlhf" / "harmless-base_test.jsonl.gz"
 TOKENIZER = DATA / "llama2_tokenizer" / "tokenizer.model"
-ROWS, STEPS, ROUNDS = 32, 1, 7
-"""Pairs an update; updates a turn; turns."""
+ROWS, STEPS, ROUNDS = 32, 8, 3
+"""Pairs an update; updates a turn, as many as our batches are sorted by length over; turns."""
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,12 @@ def prefect() -> Iterator[None]:
 
 
 def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
-    """Return a comparison whose chosen answer speaks of cats among other things; the reverse when flipped."""
+    """Return a comparison whose chosen answer has the better words, later in WORDS; the reverse when flipped."""
     safety, draw = number % 3 == 0, random.Random(number)
-    answers = [" ".join(draw.sample(WORDS, 7) + ["cat"] * cats) for cats in (2, 0)]
+    first, second = (draw.sample(range(len(WORDS)), 5) for _ in range(2))
+    worth = sum(first) - sum(second)
+    better, worse = (first, second) if worth > 0 else (second, first)
+    answers = [" ".join(WORDS[place] for place in places) for places in (better, worse)]
     safe = [True, not safety]
     if flip:
         answers, safe = answers[::-1], safe[::-1]
@@ -86,7 +89,7 @@ def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
         "rejected_model": "other",
         "chosen_temperature": 0.8,
         "rejected_temperature": 1.0,
-        "grade": GRADES[number // 3 % 2],
+        "grade": GRADES[abs(worth) < 12],
         "safety_bin": "chosen safe, other unsafe" if safety else "",
         "chosen_safe": safe[0],
         "rejected_safe": safe[1],
@@ -111,7 +114,7 @@ def shape(tokenizer: Tokenizer) -> ModelConfig:
 def made(
     tokenizer: Tokenizer, shape: ModelConfig, tmp_path_factory: pytest.TempPathFactory, prefect: None
 ) -> Made:
-    """Return what trains both reward models in a store, on right or random labels, and their comparisons."""
+    """Return what trains both reward models in a store, on right or random labels (each pair both ways)."""
 
     def make(at_random: bool) -> tuple[dict[str, str], str, Runtime]:
         from llama2_core.model import initialise
