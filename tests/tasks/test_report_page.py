@@ -89,7 +89,7 @@ def page(facts: ReportFacts) -> str:
 
 def test_the_page_says_how_to_make_it_again(page: str) -> None:
     assert "llama2 run --profile &#39;/tmp/my home/profile-c0ffee123456.yaml&#39;" in page
-    assert "<pre>recipe:\n  seed: 7\n" in page
+    assert '<pre tabindex="0">recipe:\n  seed: 7\n' in page
 
 
 def test_dialogs_show_the_base_model_and_earlier_turns(page: str) -> None:
