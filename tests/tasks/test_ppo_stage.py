@@ -119,7 +119,7 @@ def test_a_run_broken_off_anywhere_ends_where_a_straight_one_does(
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_bit_for_bit(parents: dict[str, Path], tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(
-        update={"ppo": RECIPE.ppo.model_copy(update={"iterations": 40, "patience": 40})}
+        update={"ppo": RECIPE.ppo.model_copy(update={"iterations": 24, "patience": 24})}
     )
     order = {"kind": "ppo", "recipe": recipe.model_dump(mode="json"), "seed": 5}
     told = {**order, "parents": {role: str(path) for role, path in parents.items()}}
@@ -137,7 +137,7 @@ def test_a_killed_worker_goes_on_bit_for_bit(parents: dict[str, Path], tmp_path:
         assert worker.wait() == (-signal.SIGKILL if kill_at else 0)
 
     work(tmp_path / "straight")
-    for kill_at in (8, 21, 0):
+    for kill_at in (6, 13, 0):
         work(tmp_path / "broken", kill_at)
     for name in ("model.safetensors", "metrics.jsonl"):
         assert sha256(tmp_path / "broken" / name) == sha256(tmp_path / "straight" / name), name
