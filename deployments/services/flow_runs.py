@@ -1,5 +1,7 @@
 """Flows run from the command line: with a Prefect server of their own, and an end that a person understands."""
 
+import atexit
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ console = Console()
 def running_flows(home: Path) -> Iterator[None]:
     """Serve Prefect while flows run; Ctrl-C ends with status 130 and says how to go on."""
     prepare(home)
+    atexit.register(_say_no_more)
     with interruptible(), prefect_server(home, meanwhile=_import_flows):
         # its heartbeats are for workers, and cost a second a flow
         from prefect.logging.handlers import APILogHandler  # noqa: PLC0415
@@ -31,6 +34,11 @@ def running_flows(home: Path) -> Iterator[None]:
             raise typer.Exit(130) from None
         finally:
             APILogHandler().flush()
+
+
+def _say_no_more() -> None:
+    """Close standard error, last of all: DuckDB's bindings list there what Prefect's threads still hold at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _import_flows() -> None:

@@ -59,6 +59,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert process.returncode != 0
     done = run(home)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "leaked" not in done.stderr  # what libraries say at exit
     return home
 
 
