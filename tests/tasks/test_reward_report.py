@@ -73,9 +73,7 @@ def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
     worth = sum(first) - sum(second)
     better, worse = (first, second) if worth > 0 else (second, first)
     answers = [" ".join(WORDS[place] for place in places) for places in (better, worse)]
-    safe = [True, not safety]
-    if flip:
-        answers, safe = answers[::-1], safe[::-1]
+    answers = answers[::-1] if flip else answers
     row = {
         "id": f"1-{number}{flip}",
         "prompt_id": str(number),
@@ -91,8 +89,8 @@ def comparison(number: int, flip: bool, held_out: bool) -> dict[str, Any]:
         "rejected_temperature": 1.0,
         "grade": GRADES[abs(worth) < 12],
         "safety_bin": "chosen safe, other unsafe" if safety else "",
-        "chosen_safe": safe[0],
-        "rejected_safe": safe[1],
+        "chosen_safe": True,  # or the pair would be left out of training
+        "rejected_safe": not safety,
         "annotator": "test",
         "turns": 1,
         "held_out": held_out,
@@ -211,7 +209,7 @@ def test_a_sound_model_passes_and_everything_is_recorded(sound: tuple[dict[str, 
 @pytest.mark.slow
 def test_a_model_of_random_labels_fails(made: Made) -> None:
     models, batch, runtime = made(True)
-    with pytest.raises(RewardModelsUnfit, match=r"helpfulness_accuracy is 0\.[345]"):
+    with pytest.raises(RewardModelsUnfit, match=r"safety_accuracy is 0\.[3456]"):
         reward_report(models, [batch], runtime=runtime)
 
 
