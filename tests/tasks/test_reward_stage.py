@@ -160,7 +160,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_straight_run(
 def test_real_preferences_are_learned_from_and_held_out(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     summary = hh_rlhf.trained(tmp_path, seed=0, epochs=6, limit=80)
-    assert summary["final_loss"] < 0.5 * summary["first_loss"]
+    assert summary["final_loss"] < 0.6 * math.log(2)  # a coin has the logarithm of 2
     rows = read_table(tmp_path / "comparisons" / "comparisons.parquet", COMPARISONS)
     held_out = {row["dialog"] for row in rows if row["held_out"]}
     assert held_out.isdisjoint(row["dialog"] for row in rows if not row["held_out"])
