@@ -1,6 +1,7 @@
 """Reward models as the worker trains them: all weights or adapters, warm-up, shares of the data, resume."""
 
 import json
+import math
 import os
 import signal
 import subprocess
