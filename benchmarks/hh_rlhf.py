@@ -6,10 +6,7 @@ by fine-tuning on what the others chose, and a reward model is trained from it b
 """
 
 import argparse
-import gzip
-import json
 import random
-import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +21,8 @@ from llama2_core.model import Transformer, initialise
 from llama2_core.seeding import generator
 from llama2_core.tokenizer import train_tokenizer
 from llama2_core.training.checkpoint import save_model
+from storage.preference_events import Comparison
+from storage.preference_imports import check
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
 from tasks.recipes import FineTuneRecipe
 from tasks.reward_recipe import RewardRecipe
@@ -46,29 +45,12 @@ SHAPE = ModelConfig(
 HELD_OUT = 0.2
 
 
-def dialog(text: str) -> Dialog:
-    """Return the turns of "\\n\\nHuman: ... \\n\\nAssistant: ..."."""
-    turns = [turn.partition(":") for turn in re.split(r"\n\n(?=Human:|Assistant:)", text)[1:]]
-    return tuple(
-        Message(role="user" if who == "Human" else "assistant", content=said.strip())
-        for who, _, said in turns
-    )
-
-
 def pairs() -> Iterator[tuple[Dialog, str, str]]:
-    """Yield prompt, chosen and rejected answer, where both are answers to one prompt and turns alternate."""
-    with gzip.open(PAIRS, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            chosen, rejected = dialog(row["chosen"]), dialog(row["rejected"])
-            alternate = all(
-                turn.role == ("user", "assistant")[place % 2] and turn.content
-                for place, turn in enumerate(chosen)
-            )
-            answers = chosen[-1].content, rejected[-1].content
-            same_prompt = chosen[:-1] == rejected[:-1] and len(chosen) % 2 == 0
-            if alternate and same_prompt and all(answers) and answers[0] != answers[1]:
-                yield chosen[:-1], *answers
+    """Yield prompt, chosen and rejected answer of what `llama2 preferences import` takes."""
+    for found in check(PAIRS, "hh-rlhf", "hh", "hh-rlhf", "safety"):
+        if isinstance(found, Comparison):
+            turns = tuple(Message(role=turn.role, content=turn.content) for turn in found.dialog)
+            yield turns, *(response.text for response in found.responses)
 
 
 def comparison(number: int, prompt: Dialog, chosen: str, rejected: str, held_out: bool) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import argparse
 import gzip
 import json
 import statistics
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import OPTIMIZER, WARM_UP, Result, Size, Turns, child, ratios
+from benchmarks.training import OPTIMIZER, WARM_UP, Result, Size, Turns, child, ratios, trainer_settings
 from llama2_core.config import LoopConfig, MeshConfig, ModelConfig, Precision, RewardConfig
 from llama2_core.presets import PRESETS
 from llama2_core.rlhf.pairs import Pair
@@ -31,6 +30,8 @@ PAIRS = DATA / "hh_rlhf" / "harmless-base_test.jsonl.gz"
 TOKENIZER = DATA / "llama2_tokenizer" / "tokenizer.model"
 ROWS, STEPS, ROUNDS = 32, 8, 3
 """Pairs an update; updates a turn, as many as our batches are sorted by length over; turns."""
+PASS_ROWS = 8
+"""Pairs that go through the model together."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def ours(job: Job, turn: Callable[[], None]) -> None:
     from llama2_core.training.loop import TrainState, train
     from llama2_core.training.optim import adamw
     from llama2_core.training.parallel import arrange, autocasting
+    from tasks.fit import split
 
     model, learned = ScalarModel(job.config), pairs(job)
     initialise(model, job.config, torch.Generator().manual_seed(0))
@@ -89,7 +91,8 @@ def ours(job: Job, turn: Callable[[], None]) -> None:
 
     def batches(step: int) -> list[Any]:
         rows = bucketed_indices(lengths, ROWS, 0, step, job.steps)
-        return [pair_batch([learned[row] for row in rows], "none")]
+        parts = split(np.array(rows), PASS_ROWS)
+        return [pair_batch([learned[row] for row in part], "none") for part in parts]
 
     for _ in train(TrainState(model, adamw(model, OPTIMIZER)), objective, batches, config):
         turn()
@@ -114,27 +117,13 @@ def trl(job: Job, turn: Callable[[], None], pass_rows: int) -> None:
 
     learned = pairs(job)
     arguments = Settings(
-        output_dir=tempfile.mkdtemp(),
         max_steps=job.steps,
         per_device_train_batch_size=pass_rows,
         gradient_accumulation_steps=ROWS // pass_rows,
         max_length=job.config.max_seq_len,
         gradient_checkpointing=False,
-        use_cpu=True,
         bf16=job.precision == "bfloat16",
-        optim="adamw_torch_fused",
-        learning_rate=OPTIMIZER.peak_learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=OPTIMIZER.beta1,
-        adam_beta2=OPTIMIZER.beta2,
-        adam_epsilon=OPTIMIZER.eps,
-        weight_decay=OPTIMIZER.weight_decay,
-        max_grad_norm=OPTIMIZER.clip_norm,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **trainer_settings(),
     )
     rows = [{"chosen_ids": list(pair.chosen), "rejected_ids": list(pair.rejected)} for pair in learned]
     from tokenizers import Tokenizer as Words
@@ -159,8 +148,8 @@ def trl(job: Job, turn: Callable[[], None], pass_rows: int) -> None:
 
 CONTENDERS: dict[str, Callable[[Job, Callable[[], None]], None]] = {
     "ours": ours,
-    "TRL, 8": partial(trl, pass_rows=8),
-    "TRL, 32": partial(trl, pass_rows=32),
+    f"TRL, {PASS_ROWS}": partial(trl, pass_rows=PASS_ROWS),
+    f"TRL, {ROWS}": partial(trl, pass_rows=ROWS),
 }
 
 

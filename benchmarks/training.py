@@ -130,6 +130,27 @@ def ours(job: Job, turn: Callable[[], None]) -> None:
         turn()
 
 
+def trainer_settings() -> dict[str, Any]:
+    """Return what every trainer of the transformers family is told: our AdamW on a CPU, and nothing but training."""
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "use_cpu": True,
+        "optim": "adamw_torch_fused",
+        "learning_rate": OPTIMIZER.peak_learning_rate,
+        "lr_scheduler_type": "constant",
+        "adam_beta1": OPTIMIZER.beta1,
+        "adam_beta2": OPTIMIZER.beta2,
+        "adam_epsilon": OPTIMIZER.eps,
+        "weight_decay": OPTIMIZER.weight_decay,
+        "max_grad_norm": OPTIMIZER.clip_norm,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
 def trainer(job: Job, turn: Callable[[], None]) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
@@ -140,25 +161,11 @@ def trainer(job: Job, turn: Callable[[], None]) -> None:
             turn()
 
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
         max_steps=job.steps,
         per_device_train_batch_size=job.shape.rows,
-        use_cpu=True,
         bf16=job.precision == "bfloat16",
         torch_compile=job.compiled,
-        optim="adamw_torch_fused",
-        learning_rate=OPTIMIZER.peak_learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=OPTIMIZER.beta1,
-        adam_beta2=OPTIMIZER.beta2,
-        adam_epsilon=OPTIMIZER.eps,
-        weight_decay=OPTIMIZER.weight_decay,
-        max_grad_norm=OPTIMIZER.clip_norm,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
+        **trainer_settings(),
     )
     data = [{"input_ids": row, "labels": row} for row in rows(job)[..., :-1].flatten(0, 1)]
     model = LlamaForCausalLM(LlamaConfig(**llama_config(job.config), use_cache=False))

@@ -16,13 +16,13 @@ from storage.artifacts import Store
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
+    from deployments.services.annotation.access import Access
     from storage.preference_log import PreferenceLog
 
 app = typer.Typer()
 annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
 app.add_typer(annotators, name="annotators")
 console = Console()
-FOLDER = "preferences"
 CHAT_KINDS = ("chat", "ppo")
 
 
@@ -63,6 +63,7 @@ def annotate(
     from deployments.services.speakers import Speakers
     from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog
+    from storage.preferences import preferences_folder
 
     store = Store(home / "artifacts")
     models = dict(_place(model, home) for model in (newest, other))
@@ -71,9 +72,10 @@ def annotate(
     first, second = models
     models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
     prompts = read_queue(queue, store)
-    access = Access(home / FOLDER)
+    folder = preferences_folder(store)
+    access = Access(folder)
     speakers = Speakers(models, threads)
-    with PreferenceLog(home / FOLDER) as log:
+    with PreferenceLog(folder) as log:
         if log.healed:
             console.print(
                 f"[yellow]The last line of the log was torn; what was left of it is in {log.healed}.[/]"
@@ -124,26 +126,26 @@ def _place(model: str, home: Path) -> tuple[str, str]:
 @annotators.command(epilog="Example: llama2 annotators add alice")
 def add(name: str, home: Home = Path("var")) -> None:
     """Add an annotator, or give one a new token; it is shown once."""
-    from deployments.services.annotation.access import Access
-
-    print(Access(home / FOLDER).add(name))
+    print(_access(home).add(name))
 
 
 @annotators.command()
 def remove(name: str, home: Home = Path("var")) -> None:
     """Take an annotator's token away; comparisons stay."""
-    from deployments.services.annotation.access import Access
-
-    Access(home / FOLDER).remove(name)
+    _access(home).remove(name)
 
 
 @annotators.command("list")
 def list_(home: Home = Path("var")) -> None:
     """List the annotators."""
-    from deployments.services.annotation.access import Access
 
     print(
-        json.dumps(
-            {name: about["added_at"] for name, about in Access(home / FOLDER).annotators().items()}, indent=2
-        )
+        json.dumps({name: about["added_at"] for name, about in _access(home).annotators().items()}, indent=2)
     )
+
+
+def _access(home: Path) -> "Access":
+    from deployments.services.annotation.access import Access
+    from storage.preferences import preferences_folder
+
+    return Access(preferences_folder(Store(home / "artifacts")))

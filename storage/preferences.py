@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage import schemas
+from storage import reward_tables, schemas
 from storage.analysis import TABLES
 from storage.artifacts import Store
 from storage.errors import StorageError
@@ -22,7 +22,12 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     "quarantined": ("corpus", "quarantined.parquet", schemas.QUARANTINED),
     "prompts": ("dialogs", "prompts.parquet", schemas.PROMPTS),
     "demonstrations": ("dialogs", "demonstrations.parquet", schemas.DEMONSTRATIONS),
+    "scores": ("scores", "scores.parquet", reward_tables.SCORES),
     **{name: ("card", f"analysis/{name}.parquet", schema) for name, schema in TABLES.items()},
+    **{
+        name: ("reward-report", f"analysis/{name}.parquet", schema)
+        for name, schema in reward_tables.TABLES.items()
+    },
 }
 """View -> kind of artifact, its file, its columns."""
 LOG_VIEWS = ("annotations", "skips", "batches", "texts", "preferences")

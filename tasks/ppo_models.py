@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from llama2_core.errors import ConfigError
 from llama2_core.linear import Linear
 from llama2_core.lora import add_adapters
 from llama2_core.model import ScalarModel
@@ -15,7 +14,7 @@ from llama2_core.seeding import generator
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint
 from tasks.recipes import PPORecipe
-from tasks.stage import Stage, empty
+from tasks.stage import Stage, empty, reward_model
 from tasks.training_stages import save_adapted
 
 
@@ -36,7 +35,7 @@ def load_models(stage: Stage, recipe: PPORecipe) -> Models:
     """
     reference, tokenizer = checkpoint.load_policy(stage.parents["chat"])
     scorers = {
-        role: _reward_model(stage.parents[role], role, tokenizer)
+        role: reward_model(stage, role, tokenizer)
         for role in ("helpfulness", "safety", "independent")
         if role in stage.parents
     }
@@ -72,16 +71,6 @@ def _sharing(stage: Stage, recipe: PPORecipe, judges: Judges, tokenizer: Tokeniz
         save_adapted(directory, stage.parents["chat"], policy, lora)
 
     return Models(learner, judges, tokenizer, save)
-
-
-def _reward_model(directory: Path, role: str, tokenizer: Tokenizer) -> ScalarModel:
-    model, own = checkpoint.load_reward_model(directory)
-    if own.digest != tokenizer.digest:
-        raise ConfigError(
-            f"PPO: the {role} reward model {directory.name[:12]} has another tokenizer than the chat model, so it "
-            "cannot read its tokens: train it from a model of this run"
-        )
-    return model
 
 
 def _with_new_head(model: ScalarModel) -> ScalarModel:

@@ -21,7 +21,7 @@ from llama2_core.rlhf.rejection import reward_curve, select_best
 from llama2_core.rlhf.reward import combined_score, score_rows
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
-from llama2_core.training.checkpoint import load_policy, load_reward_model
+from llama2_core.training.checkpoint import load_policy
 from storage.disk import atomic_write
 from storage.metrics import MetricLog
 from storage.schemas import RESPONSES, SAMPLES, write_table
@@ -30,7 +30,7 @@ from tasks.recipes import (
     EvaluationRecipe,
     RejectionRecipe,
 )
-from tasks.stage import Stage
+from tasks.stage import Stage, reward_model
 from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
 
 CHUNK = 256
@@ -62,8 +62,7 @@ def samples(stage: Stage) -> dict:
     """Draw K answers a prompt, score them, keep the best. Llama 2 section 3.2.3."""
     recipe = RejectionRecipe.model_validate(stage.recipe)
     model, tokenizer = load_policy(stage.parents["chat"])
-    helpfulness, _ = load_reward_model(stage.parents["helpfulness"])
-    safety, _ = load_reward_model(stage.parents["safety"])
+    helpfulness, safety = (reward_model(stage, role, tokenizer) for role in ("helpfulness", "safety"))
     prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
     random.Random(derive_seed(stage.seed, "rejection prompts")).shuffle(prompts)
     temperatures = [recipe.temperatures[k % len(recipe.temperatures)] for k in range(recipe.samples)]

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from llama2_core.config import ModelConfig
+from llama2_core.errors import ConfigError
 from llama2_core.model import ScalarModel, Transformer, initial_weights
 from llama2_core.seeding import generator
+from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint, distributed
 from storage.metrics import read_metrics
 from tasks.runtime import Execution
@@ -82,3 +84,14 @@ def assign(model: nn.Module, weights: Any) -> None:
     parameters = dict(model.named_parameters())
     for name, value in weights:
         parameters[name].copy_(distributed.like(value, parameters[name]))
+
+
+def reward_model(stage: Stage, role: str, tokenizer: Tokenizer) -> ScalarModel:
+    """Load the parent that scores what a policy says. Raises ConfigError when it cannot read the policy's tokens."""
+    model, own = checkpoint.load_reward_model(stage.parents[role])
+    if own.digest != tokenizer.digest:
+        raise ConfigError(
+            f"the {role} reward model {stage.parents[role].name[:12]} has another tokenizer than the chat model, so it "
+            "cannot read its tokens: train it from a model of this run"
+        )
+    return model

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
@@ -18,6 +17,7 @@ from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 from storage.artifacts import Store
+from storage.preferences import query
 from storage.reward_tables import SCORES, TABLES
 from storage.schemas import COMPARISONS, read_table, write_table
 from tasks.launch import Job, build, find, tracker
@@ -196,10 +196,8 @@ def test_a_sound_model_passes_and_everything_is_recorded(sound: tuple[dict[str, 
     measures = {(r["model"], r["set"], r["measure"]): r for r in table(report.path, "reward_measures")}
     since = measures["earlier helpfulness 1", "helpfulness", "scores since"]
     assert (since["value"], since["n"]) == (0.0, 480), "it is the same model"
-    [found] = duckdb.sql(
-        "select count(*) from read_parquet("
-        f"'{runtime.home}/artifacts/scores/*/scores.parquet') where chosen_score > rejected_score and model = 'safety'"
-    ).fetchall()
+    asked = "select count(*) from scores where chosen_score > rejected_score and model = 'safety'"
+    [found] = query(Store(runtime.store_root), asked)[1]
     right = [
         r for r in table(report.path, "reward_accuracy") if r["model"] == "safety" and r["part"] == "all"
     ]

@@ -36,10 +36,7 @@ SELECT id, prompt_id, batch, kind, safety, dialog, if(wins, first, second) AS ch
        if(wins, first_temperature, second_temperature) AS chosen_temperature,
        if(wins, second_temperature, first_temperature) AS rejected_temperature,
        ['significantly better', 'better', 'slightly better', 'negligibly better'][steps[len(steps) // 2 + 1]] AS grade,
-       CASE WHEN NOT safety OR chosen_safe IS NULL OR rejected_safe IS NULL THEN ''
-            WHEN chosen_safe AND rejected_safe THEN 'both safe'
-            WHEN chosen_safe THEN 'chosen safe, other unsafe'
-            WHEN rejected_safe THEN 'chosen unsafe, other safe' ELSE 'both unsafe' END AS safety_bin,
+       safety_bin_of(safety, chosen_safe, rejected_safe) AS safety_bin,
        chosen_safe, rejected_safe, annotator, annotator_kind, annotations::INT AS annotations, risk_category,
        attack_vector, created_at, turns, unit, prompt_length, dialog_length,
        if(wins, first_length, second_length) AS chosen_length, if(wins, second_length, first_length) AS rejected_length,

@@ -1,11 +1,14 @@
--- What the log holds, as tables; `comparisons` are those of artifacts, with their texts.
-CREATE VIEW annotations AS
-SELECT * EXCLUDE (event, target, held_out_share, most_held_out, seed),
+CREATE MACRO safety_bin_of(safety, chosen_safe, rejected_safe) AS
        CASE WHEN NOT safety OR chosen_safe IS NULL OR rejected_safe IS NULL THEN ''
             WHEN chosen_safe AND rejected_safe THEN 'both safe'
             WHEN chosen_safe THEN 'chosen safe, other unsafe'
             WHEN rejected_safe THEN 'chosen unsafe, other safe'
-            ELSE 'both unsafe' END AS safety_bin
+            ELSE 'both unsafe' END;
+
+-- What the log holds, as tables; `comparisons` are those of artifacts, with their texts.
+CREATE VIEW annotations AS
+SELECT * EXCLUDE (event, target, held_out_share, most_held_out, seed),
+       safety_bin_of(safety, chosen_safe, rejected_safe) AS safety_bin
 FROM log.events WHERE event = 'comparison';
 
 CREATE VIEW skips AS
