@@ -109,9 +109,8 @@ class Run:
         seen = {f"held_out_{name}": metrics[name] for name in LOOKED_AT if name in metrics}
         trusted = not self.alarmed([*self.history, {"step": iteration, **seen}])
         if trusted and self.looks.would_be_best(metrics):
-            self.models.save(
-                self.stage.directory
-            )  # before it is on record: a kill in between repeats the look
+            # before it is on record: a kill in between repeats the look
+            self.models.save(self.stage.directory)
         self.looks.record(iteration, metrics, trusted)
         return seen
 

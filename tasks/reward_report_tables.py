@@ -104,10 +104,7 @@ def accuracy_rows(scores: Scores) -> Rows:
 
 
 def calibration_rows(scores: Scores, bins: int) -> Rows:
-    """Return how sure a model is of its preferences and how often it is right, by bin and by grade; and the same of
-
-    the safety scores of single answers.
-    """
+    """Return how sure a model is and how often it is right, by bin and by grade; of single safety scores too."""
     rows = []
     for (model, name), scored in scores.items():
         right = scored.margins > 0

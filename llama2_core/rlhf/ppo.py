@@ -67,10 +67,8 @@ def ppo_objective(config: PPOConfig) -> Callable[[nn.Module, Experience], Loss]:
     def objective(model: nn.Module, batch: Experience) -> Loss:
         mask = batch.rollout.mask
         logits, values = model(batch.rollout.tokens)
-        logits, values = (
-            logits / config.temperature,
-            values.clone(),
-        )  # FSDP's hooks sit on outputs, see stray_gradient
+        logits = logits / config.temperature
+        values = values.clone()  # FSDP's hooks sit on outputs, and stray_gradient asks for theirs
         logprobs = chosen_logprobs(logits, batch.rollout.tokens)
         total, policy, value = mini_batch_loss(logprobs, values, batch, config)
         stray = diagnostics.stray_gradient(total, (logprobs, values), mask)
