@@ -77,6 +77,23 @@ def run(
         webbrowser.open(page.absolute().as_uri())
 
 
+@app.command(epilog="Examples: llama2 rlhf;  llama2 rlhf --set recipe.rounds=2 --set recipe.carry_over=all")
+def rlhf(
+    profile: Annotated[str, typer.Option(help="rounds, or the path of a YAML file.")] = "rounds",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
+) -> None:
+    """Go on from the models of `llama2 run`: RLHF in rounds, V1 to V5, and its report."""
+    from deployments.profiles import RoundsProfile, load_profile  # noqa: PLC0415
+
+    chosen = load_profile(profile, changes or [], RoundsProfile)
+    require_free_space(chosen.runtime.home, chosen.runtime.least_free_bytes)
+    with running_flows(chosen.runtime.home):
+        from flows.rlhf import rlhf as flow  # noqa: PLC0415
+
+        page = flow(chosen.recipe, chosen.runtime)
+    console.print(f"\n[bold green]Done.[/] The report: [bold]{page}[/]")
+
+
 @app.command(epilog='Example: llama2 sql "select grade, count(*) from comparisons group by all"')
 def sql(
     text: Annotated[str, typer.Argument(help="A query, or @NAME for a saved one: @table6, @grades, @drops.")],

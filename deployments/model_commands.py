@@ -11,8 +11,8 @@ from rich.table import Table
 
 from deployments.environment import prepare
 from llama2_core.errors import ConfigError, DataError
-from storage.artifacts import Artifact, Store
-from storage.errors import ArtifactNotFound
+from storage.artifacts import Store
+from tasks.stage_models import model_artifact
 
 if TYPE_CHECKING:
     from llama2_core.model import Transformer
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 console = Console()
-CHAT_STAGES = {"sft": "dialogs", "rejection": "samples"}
-"""Stages whose models are of kind "chat", and what only they are made from."""
 CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
 
 Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
@@ -276,17 +274,6 @@ def model_path(model: str, home: Path) -> Path:
     return artifact.path
 
 
-def model_artifact(model: str, store: Store) -> Artifact:
-    """Return the newest of a stage's models, the artifact of a name, or what the gate kept."""
-    if not model:
-        return _champion(store)
-    if model in CHAT_STAGES:
-        made = [a for a in store.artifacts() if a.kind == "chat" and CHAT_STAGES[model] in a.manifest.parents]
-        if made:
-            return made[-1]
-    return store.resolve(model)
-
-
 def _load(
     model: str, home: Path, adapters: list[Path] | None, dtype: str, device: str
 ) -> "tuple[Transformer, Tokenizer]":
@@ -297,16 +284,6 @@ def _load(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device cuda: PyTorch finds no CUDA device here; leave the option out")
     return load(model_path(model, home), adapters or (), getattr(torch, dtype), device)
-
-
-def _champion(store: Store) -> Artifact:
-    verdict = store.resolve("verdict")
-    evaluation = verdict.manifest.parents[verdict.summary["champion"]]
-    examined = store.find(*evaluation.split("/"))
-    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
-    if model is None:
-        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
-    return model
 
 
 def _lines(path: Path) -> list[str]:

@@ -10,6 +10,7 @@ from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
 from tasks.adapt_recipe import AdaptRecipe
 from tasks.recipes import FineTuneRecipe, Llama2Recipe
+from tasks.rounds_recipe import RoundsRecipe
 from tasks.runtime import Runtime
 
 FOLDER = Path(__file__).parent / "profiles"
@@ -19,6 +20,15 @@ class Profile(Record):
     """What `llama2 run` runs."""
 
     recipe: Llama2Recipe = Llama2Recipe()
+    """What is made."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+class RoundsProfile(Record):
+    """What `llama2 rlhf` runs."""
+
+    recipe: RoundsRecipe = RoundsRecipe()
     """What is made."""
     runtime: Runtime = Runtime()
     """Where and how."""
@@ -49,7 +59,7 @@ class AdaptProfile(Record):
 Values = TypeVar("Values", bound=Record)
 
 
-def load_profile(name: str, changes: list[str]) -> Profile:
+def load_profile(name: str, changes: list[str], kind: type[Values] = Profile) -> Values:
     """Load a profile by name or path and apply "path=value" changes.
 
     Raises ConfigError naming the file and the field's path for an unknown field, a bad type or a bad value.
@@ -58,7 +68,7 @@ def load_profile(name: str, changes: list[str]) -> Profile:
     if not path.is_file():
         names = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
         raise ConfigError(f"{path}: no such profile; there are {names}, or give the path of a YAML file")
-    return read_profile(Profile, path, changes)
+    return read_profile(kind, path, changes)
 
 
 def read_profile(kind: type[Values], path: Path, changes: list[str]) -> Values:

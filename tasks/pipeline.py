@@ -16,11 +16,15 @@ from storage.disk import atomic_write
 from storage.errors import StoreBusy
 from tasks.launch import find, flat_numbers, record, tracker
 from tasks.recipes import Llama2Recipe
+from tasks.rounds_recipe import RoundsRecipe
 from tasks.runtime import Runtime
+
+Whole = Llama2Recipe | RoundsRecipe
+"""What a command runs from its first stage to its report."""
 
 
 @contextmanager
-def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
+def tracked_run(recipe: Whole, runtime: Runtime) -> Iterator[Runtime]:
     """Yield the runtime with a parent run that stages become children of; on an error, end it as what it was.
 
     Of two runs of one recipe at once the second is refused by the store; their parent run stays the first's.
@@ -38,13 +42,15 @@ def tracked_run(recipe: Llama2Recipe, runtime: Runtime) -> Iterator[Runtime]:
 
 
 @task(name="start run", task_run_name="start run", cache_policy=NO_CACHE)
-def start_run(recipe: Llama2Recipe, runtime: Runtime) -> Runtime:
+def start_run(recipe: Whole, runtime: Runtime) -> Runtime:
     """Open the parent run, or continue the unfinished one of the same recipe."""
     tracking = tracker(runtime)
     key = pipeline_digest(recipe)
     note = f"`{command(recipe, runtime)}`"
     tags = {"llama2.kind": "pipeline", "llama2.digest": key, "mlflow.note.content": note}
-    run_id = tracking.start(f"llama2 seed {recipe.seed}", key, tags)
+    run_id = tracking.start(
+        f"{'RLHF' if isinstance(recipe, RoundsRecipe) else 'llama2'} seed {recipe.seed}", key, tags
+    )
     tracking.log_params(run_id, recipe.model_dump(mode="json"))
     path = profile_path(recipe, runtime)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,20 +73,25 @@ def close_committed(runtime: Runtime) -> None:
             tracking.finish(run_id)
 
 
-def pipeline_digest(recipe: Llama2Recipe) -> str:
+def pipeline_digest(recipe: Whole) -> str:
     return digest_of("pipeline", 1, recipe.model_dump(mode="json"), {})
 
 
-def command(recipe: Llama2Recipe, runtime: Runtime) -> str:
-    """Return what makes this run's artifacts again: `llama2 run` with the profile that `start_run` keeps."""
-    return shlex.join(["llama2", "run", "--profile", str(profile_path(recipe, runtime))])
+def verb_of(recipe: Whole) -> str:
+    """Return the command that runs it."""
+    return "rlhf" if isinstance(recipe, RoundsRecipe) else "run"
 
 
-def profile_path(recipe: Llama2Recipe, runtime: Runtime) -> Path:
+def command(recipe: Whole, runtime: Runtime) -> str:
+    """Return what makes this run's artifacts again, from the profile that `start_run` keeps."""
+    return shlex.join(["llama2", verb_of(recipe), "--profile", str(profile_path(recipe, runtime))])
+
+
+def profile_path(recipe: Whole, runtime: Runtime) -> Path:
     return runtime.home / "report" / f"profile-{pipeline_digest(recipe)[:12]}.yaml"
 
 
-def profile(recipe: Llama2Recipe, runtime: Runtime) -> str:
+def profile(recipe: Whole, runtime: Runtime) -> str:
     """Return all that was set, by profile, command or form, as one profile."""
     settings = runtime.model_dump(mode="json", exclude={"parent_run"})
     return yaml.safe_dump({"recipe": recipe.model_dump(mode="json"), "runtime": settings}, sort_keys=False)

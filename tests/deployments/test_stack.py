@@ -12,11 +12,11 @@ import httpx
 import psutil
 import pytest
 
-from deployments.model_commands import model_artifact
 from deployments.services.prefect_server import free_port
 from deployments.services.stack import servers_of
 from storage.artifacts import Store, digest_of
 from storage.errors import ArtifactNotFound
+from tasks.stage_models import model_artifact
 
 ROOT = Path(__file__).parents[2]
 

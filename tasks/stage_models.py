@@ -1,0 +1,33 @@
+"""Models by the names of their stages: base, sft, rejection, ppo, or nothing for what the gate kept."""
+
+from storage.artifacts import Artifact, Store
+from storage.errors import ArtifactNotFound
+
+MADE_FROM = {"sft": "dialogs", "rejection": "samples"}
+"""Stages whose models are of kind "chat", and what only they are made from."""
+
+
+def model_artifact(name: str, store: Store) -> Artifact:
+    """Return the model of a stage, of the newest run that came to its gate, the artifact of a name, or the champion.
+
+    Raises ArtifactNotFound.
+    """
+    verdict = next((a for a in reversed(store.artifacts()) if a.kind == "verdict"), None)
+    if not name:
+        name = (verdict or store.resolve("verdict")).summary["champion"]
+    if verdict and name in verdict.manifest.parents:
+        return _examined(verdict.manifest.parents[name], store)
+    if name in MADE_FROM:
+        made = [a for a in store.artifacts() if a.kind == "chat" and MADE_FROM[name] in a.manifest.parents]
+        if made:
+            return made[-1]
+    return store.resolve(name)
+
+
+def _examined(evaluation: str, store: Store) -> Artifact:
+    """Return the model that an evaluation examined."""
+    examined = store.find(*evaluation.split("/"))
+    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
+    if model is None:
+        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
+    return model
