@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,9 @@ from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from deployments.services.annotation.access import Access
+    from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog
+    from storage.preference_orders import Order
 
 app = typer.Typer()
 annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
@@ -27,13 +30,14 @@ CHAT_KINDS = ("chat", "ppo")
 
 
 @app.command(
-    epilog="Examples: llama2 annotate --batch week-1;  "
+    epilog="Examples: llama2 annotate;  llama2 annotate --batch week-1;  "
     "llama2 annotate --batch week-2 --newest ppo --other http://127.0.0.1:8000/v1#my-model"
 )
 def annotate(
     batch: Annotated[
-        str, typer.Option(help="Comparisons are collected under this name; opened if it is new.")
-    ],
+        str,
+        typer.Option(help="Comparisons are collected under this name; without one, what flows have ordered."),
+    ] = "",
     newest: Annotated[str, typer.Option(help="A model, or URL#NAME of a server with OpenAI's API.")] = "",
     other: Annotated[str, typer.Option(help="The model beside it.")] = "sft",
     temperatures: Annotated[tuple[float, float], typer.Option(help="Of the two.")] = (1.0, 0.8),
@@ -50,48 +54,101 @@ def annotate(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8642,
     home: Home = Path("var"),
 ) -> None:
-    """Serve the page on which people compare answers, and a playground, until Ctrl-C."""
+    """Serve the page on which people compare answers, and a playground, until Ctrl-C.
+
+    A batch that a flow has ordered is frozen when it is complete, and the flow goes on.
+    """
     if not port_free(port):
         raise ConfigError(f"port {port} is in use: stop what listens there or choose another with --port")
-    import uvicorn
-
-    from deployments.services.annotation.access import Access
-    from deployments.services.annotation.app import create_app
-    from deployments.services.annotation.desk import Desk
-    from deployments.services.annotation.queue import read_queue
-    from deployments.services.annotation.seat import Variant
-    from deployments.services.speakers import Speakers
+    from deployments.services.annotation.orders import go_on, next_order
     from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog
     from storage.preferences import preferences_folder
 
     store = Store(home / "artifacts")
-    models = dict(_place(model, home) for model in (newest, other))
-    if len(models) < 2:
-        raise ConfigError("--newest and --other are the same model: a comparison wants two")
-    first, second = models
-    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
-    prompts = read_queue(queue, store)
-    folder = preferences_folder(store)
-    access = Access(folder)
-    speakers = Speakers(models, threads)
-    with PreferenceLog(folder) as log:
+    asked = Asked(batch, newest, other, temperatures, target, queue)
+    sampling = SamplingConfig(max_new_tokens=max_tokens, top_p=1.0)
+    with PreferenceLog(preferences_folder(store)) as log:
         if log.healed:
             console.print(
                 f"[yellow]The last line of the log was torn; what was left of it is in {log.healed}.[/]"
             )
-        batch = _open(log, batch, target)
-        variants = (Variant(first, temperatures[0]), Variant(second, temperatures[1]))
-        sampling = SamplingConfig(max_new_tokens=max_tokens, top_p=1.0)
-        desk = Desk(log, batch, variants, speakers, prompts, sampling, agreement_share)
-        console.print(f"Annotate batch {batch} at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
-        if not access.annotators():
-            console.print("Nobody may yet: `llama2 annotators add NAME` prints a token.")
-        try:
-            hosts = [host, HOST, "localhost"]
-            uvicorn.run(create_app(desk, access, hosts), host=host, port=port, log_level="warning")
-        finally:
-            speakers.close()
+        while True:
+            order = None if batch else next_order(log)
+            now = Asked.ordered(order) if order else asked
+            if _serve(log, now, order, sampling, agreement_share, threads, host, port, home) and order:
+                go_on(order, console.print)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch to collect: from whom, at which temperatures, how much, about what."""
+
+    batch: str
+    newest: str
+    other: str
+    temperatures: tuple[float, float]
+    target: int
+    queue: str
+
+    @classmethod
+    def ordered(cls, order: "Order") -> "Asked":
+        return cls(order.batch, order.newest, order.other, order.temperatures, order.target, order.dialogs)
+
+
+def _serve(
+    log: "PreferenceLog",
+    asked: Asked,
+    order: "Order | None",
+    sampling: "SamplingConfig",
+    agreement_share: float,
+    threads: int,
+    host: str,
+    port: int,
+    home: Path,
+) -> bool:
+    """Serve one batch until Ctrl-C, or until it is frozen or another one is ordered; return whether it is frozen."""
+    import uvicorn
+
+    from deployments.services.annotation.access import Access
+    from deployments.services.annotation.app import create_app
+    from deployments.services.annotation.desk import Desk
+    from deployments.services.annotation.orders import Watch
+    from deployments.services.annotation.queue import read_queue
+    from deployments.services.annotation.seat import Variant
+    from deployments.services.speakers import Speakers
+
+    store = Store(home / "artifacts")
+    models = dict(_place(model, home) for model in (asked.newest, asked.other))
+    if len(models) < 2:
+        raise ConfigError("--newest and --other are the same model: a comparison wants two")
+    first, second = models
+    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
+    access, prompts = Access(log.folder), read_queue(asked.queue, store)
+    batch = _open(log, asked.batch, asked.target)
+    variants = (Variant(first, asked.temperatures[0]), Variant(second, asked.temperatures[1]))
+    speakers = Speakers(models, threads)
+    desk = Desk(log, batch, variants, speakers, prompts, sampling, agreement_share)
+    console.print(f"Annotate batch {batch} at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
+    if not access.annotators():
+        console.print("Nobody may yet: `llama2 annotators add NAME` prints a token.")
+    service = create_app(desk, access, [host, HOST, "localhost"])
+    server = uvicorn.Server(
+        uvicorn.Config(service, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    try:
+        if asked.batch and not order:
+            server.run()
+            raise typer.Exit
+        with Watch(log, order, stop) as watch:
+            server.run()
+        return watch.frozen
+    finally:
+        speakers.close()
 
 
 def _open(log: "PreferenceLog", name: str, target: int) -> str:

@@ -8,6 +8,7 @@ from flows.sft import sft
 from llama2_core.seeding import derive_seed
 from tasks.launch import Job
 from tasks.loss_mask_linter import lint_loss_masks
+from tasks.people import await_annotators
 from tasks.pipeline import finish_run, tracked_run
 from tasks.ppo import ppo as ppo_task
 from tasks.ppo import ppo_job
@@ -66,6 +67,8 @@ def rlhf(recipe: RoundsRecipe = RoundsRecipe(), runtime: Runtime = Runtime()) ->
         rounds: list[Round] = []
         newest, previous = chat, variant
         for number in range(1, recipe.rounds + 1):
+            batch = batch_of(recipe.comparisons, number)
+            await_annotators(batch, newest, previous, dialogs, recipe.seed, tracked)
             start = {"base": base, "chat": chat, "dialogs": dialogs, "newest": newest, "previous": previous}
             made = rlhf_round(number, start, standard, rounds, recipe, tracked)
             if made.champion != newest:
@@ -96,8 +99,7 @@ def rlhf_round(
     seed, drawn = recipe.seed, derive_seed(recipe.seed, "round", number)
 
     def compared(batch: ComparisonsRecipe) -> str:
-        named = batch.model_copy(update={"batch": f"{batch.batch}-{number}"})
-        return comparisons(newest, previous, named, dialogs, seed, runtime)
+        return comparisons(newest, previous, batch_of(batch, number), dialogs, seed, runtime)
 
     def judge(batches: list[str], judge_recipe: RewardRecipe, judge_seed: int = seed) -> str:
         return reward(chat, batches, judge_recipe, judge_seed, runtime)
@@ -149,3 +151,8 @@ def rlhf_round(
         champion=models.get(champion, newest),
         standing=evaluations.get(champion, standing),
     )
+
+
+def batch_of(recipe: ComparisonsRecipe, number: int) -> ComparisonsRecipe:
+    """Return the comparisons of a round, under a name of their own."""
+    return recipe.model_copy(update={"batch": f"{recipe.batch}-{number}"})

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from llama2_core.config import GRADES
+from llama2_core.errors import ConfigError
 from llama2_core.generate import Request
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
@@ -13,7 +14,7 @@ from storage.schemas import COMPARISONS, write_table
 from tasks.annotators import Annotator, Verdict
 from tasks.chat_server import ChatServer
 from tasks.judge import Judge
-from tasks.recipes import ComparisonsRecipe, JudgeRecipe, SimulatedRecipe
+from tasks.recipes import ComparisonsRecipe, JudgeRecipe, PeopleRecipe, SimulatedRecipe
 from tasks.sampling_stages import in_chunks, sample
 from tasks.simulated_annotator import SimulatedAnnotator, safety_bin
 from tasks.stage import Stage
@@ -72,6 +73,8 @@ def annotator_of(recipe: ComparisonsRecipe) -> Annotator:
             return SimulatedAnnotator(noise)
         case JudgeRecipe(server=server):
             return Judge(ChatServer.parse(server))
+        case PeopleRecipe():
+            raise ConfigError("people compare on the annotation page, not in a worker")
 
 
 def _compared(

@@ -10,11 +10,13 @@ import yaml
 from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import Pause
 
 from storage.artifacts import Store, digest_of
 from storage.disk import atomic_write
 from storage.errors import StoreBusy
 from tasks.launch import find, flat_numbers, record, tracker
+from tasks.people import AwaitingAnnotators
 from tasks.recipes import Llama2Recipe
 from tasks.rounds_recipe import RoundsRecipe
 from tasks.runtime import Runtime
@@ -36,8 +38,10 @@ def tracked_run(recipe: Whole, runtime: Runtime) -> Iterator[Runtime]:
         tracking = tracker(runtime)
         others = isinstance(error, StoreBusy) and tracking.children(runtime.parent_run, "= 'RUNNING'")
         if not others:
+            waits = isinstance(error, AwaitingAnnotators | Pause)
             stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM
-            tracking.finish(runtime.parent_run, "KILLED" if stopped else "FAILED")
+            status = "SCHEDULED" if waits else "KILLED" if stopped else "FAILED"
+            tracking.finish(runtime.parent_run, status)
         raise
 
 

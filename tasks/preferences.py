@@ -20,7 +20,7 @@ from storage.preference_batches import Frozen, frozen_rows, held_out_prompts, ra
 from storage.preferences import connect, named_query
 from storage.schemas import COMPARISONS, TableWriter
 from tasks.launch import Job, build, find, tracker
-from tasks.recipes import ComparisonsRecipe
+from tasks.recipes import ComparisonsRecipe, PeopleRecipe
 from tasks.runtime import Runtime
 from tasks.tables import dialog_from_json, held_out_draw, measure
 
@@ -47,7 +47,12 @@ class FrozenRecipe(Record):
 def comparisons(
     recipe: ComparisonsRecipe, newest: str, other: str, dialogs: str, seed: int, runtime: Runtime
 ) -> str:
-    """Sample two answers a prompt and have the simulated annotator compare them."""
+    """Sample two answers a prompt and have them compared; what people have compared is there already, frozen.
+
+    Raises StorageError where their batch is not.
+    """
+    if isinstance(recipe.annotator, PeopleRecipe):
+        return frozen_batch(recipe.batch, runtime, newest)
     parents = {"newest": newest, "other": other, "dialogs": dialogs}
     return build(Job(f"comparisons {recipe.batch}", "comparisons", recipe, seed, parents), runtime)
 

@@ -169,6 +169,15 @@ class JudgeRecipe(Record):
     """`http://host:port/v1#model`: a server with OpenAI's API, and the model's name there."""
 
 
+class PeopleRecipe(Record):
+    """People, on the annotation page: the batch is ordered there, and the flow goes on once it is complete."""
+
+    kind: Literal["people"] = "people"
+    """People."""
+    most_held_out: Natural = 1000
+    """Comparisons held out at most. Llama 2: 1,000 a batch."""
+
+
 class ComparisonsRecipe(Record):
     """Two answers from two models at two temperatures, compared. Llama 2 section 3.2.1."""
 
@@ -178,8 +187,10 @@ class ComparisonsRecipe(Record):
     """Prompts compared."""
     temperatures: tuple[PositiveFloat, PositiveFloat] = (0.8, 1.0)
     """Of the newest and of the other model."""
-    annotator: Annotated[SimulatedRecipe | JudgeRecipe, Field(discriminator="kind")] = SimulatedRecipe()
-    """Who compares them. People do so on the annotation page."""
+    annotator: Annotated[SimulatedRecipe | JudgeRecipe | PeopleRecipe, Field(discriminator="kind")] = (
+        SimulatedRecipe()
+    )
+    """Who compares them."""
     held_out_share: Share = 0.15
     """Held out for testing the reward models; the paper holds out 1,000 a batch."""
     sampling: SamplingRecipe = SamplingRecipe()

@@ -160,7 +160,7 @@ def round_row(made: Round, runtime: Runtime) -> dict[str, str]:
     return {
         "round": f"V{made.number}",
         "comparisons": f"{compared['comparisons']:,}",
-        "newest chosen": f"{100 * compared['newest_chosen']:.0f}%",
+        "newest chosen": f"{100 * compared['newest_chosen']:.0f}%" if "newest_chosen" in compared else "–",
         "temperature": ", ".join(f"{t:g}" for t in samples.manifest.recipe["temperatures"]),
         "reward of a sample": f"{samples.summary['mean_reward']:.3f}",
         "of the best of K": f"{samples.summary['selected_reward']:.3f}",

@@ -44,7 +44,7 @@ def servers_of(home: Path, prefect_port: int, mlflow_port: int, annotate_port: i
     if any(artifact.kind == "ppo" for artifact in Store(home / "artifacts").artifacts()):
         annotate = ["deployments.cli", "annotate", "--newest", "ppo", "--home", str(home)]
         annotate += ["--port", str(annotate_port)]
-        found.append(Server("Annotate", annotate_port, annotate, "health", {}))
+        found.append(Server("Annotate", annotate_port, annotate, "health", _prefect(prefect_port)))
     return found
 
 

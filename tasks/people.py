@@ -1,0 +1,63 @@
+"""People as annotators: a flow orders a batch, ends or is suspended, and goes on when the batch is frozen."""
+
+import time
+from contextlib import closing
+
+from prefect.context import FlowRunContext
+from prefect.flow_runs import suspend_flow_run
+
+from llama2_core.errors import Llama2Error
+from storage.artifacts import Store
+from storage.preference_orders import Order, place
+from storage.preferences import connect, preferences_folder
+from tasks.launch import say
+from tasks.recipes import ComparisonsRecipe, PeopleRecipe
+from tasks.runtime import Runtime
+
+
+class AwaitingAnnotators(Llama2Error):
+    """A batch is not complete: the flow ends here, and goes on from here when it is run again."""
+
+
+def await_annotators(
+    recipe: ComparisonsRecipe, newest: str, other: str, dialogs: str, seed: int, runtime: Runtime
+) -> None:
+    """Return when people have completed the batch; else order it, and suspend the flow run or end it.
+
+    A run of a deployment is suspended, so that no process waits, and resumed by the annotation service. Raises
+    AwaitingAnnotators for any other.
+    """
+    if not isinstance(recipe.annotator, PeopleRecipe) or is_frozen(recipe.batch, runtime):
+        return
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    deployed = run is not None and run.deployment_id is not None
+    order = Order(
+        batch=recipe.batch,
+        newest=newest,
+        other=other,
+        temperatures=recipe.temperatures,
+        dialogs=dialogs,
+        target=recipe.prompts,
+        held_out_share=recipe.held_out_share,
+        most_held_out=recipe.annotator.most_held_out,
+        seed=seed,
+        placed=time.time(),
+        flow_run=str(run.id) if run and deployed else "",
+    )
+    place(preferences_folder(Store(runtime.store_root)), order)
+    waits = (
+        f"Batch {recipe.batch} waits for people: {recipe.prompts} comparisons of {newest[:20]} and {other[:20]}. "
+        f"`llama2 annotate` or `llama2 up` put it before them, and freeze it when it is complete."
+    )
+    if deployed:
+        say(waits)
+        suspend_flow_run(key=f"batch-{recipe.batch}")
+    raise AwaitingAnnotators(f"{waits} Then run the same command again.")
+
+
+def is_frozen(batch: str, runtime: Runtime) -> bool:
+    """Tell whether a batch of the log is complete and closed."""
+    with closing(connect(Store(runtime.store_root))) as db:
+        found = db.execute("SELECT frozen_at IS NOT NULL FROM batches WHERE batch = ?", [batch]).fetchone()
+    return bool(found and found[0])
