@@ -123,7 +123,7 @@ def _serve(
     if len(models) < 2:
         raise ConfigError("--newest and --other are the same model: a comparison wants two")
     first, second = models
-    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS}
+    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS} | _registered(home)
     access, prompts = Access(log.folder), read_queue(asked.queue, store)
     batch = _open(log, asked.batch, asked.target)
     variants = (Variant(first, asked.temperatures[0]), Variant(second, asked.temperatures[1]))
@@ -149,6 +149,18 @@ def _serve(
         return watch.frozen
     finally:
         speakers.close()
+
+
+def _registered(home: Path) -> dict[str, str]:
+    """Return the models of MLflow's registry whose weights are still where they were."""
+    if not (home / "mlflow.db").exists():
+        return {}
+    from storage.tracking import Tracker
+    from tasks.runtime import Runtime
+
+    runtime = Runtime(home=home)
+    found = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow").registered()
+    return {name: place for name, place in found.items() if Path(place).exists()}
 
 
 def _open(log: "PreferenceLog", name: str, target: int) -> str:

@@ -118,6 +118,16 @@ class Tracker:
         found = self._client.search_runs([self.experiment_id], f"tags.`llama2.key` = '{key}'", max_results=1)
         return found[0].info.run_id if found else ""
 
+    def registered(self) -> dict[str, str]:
+        """Return "models:/name@alias" -> the model directory that was registered, as far as it is known."""
+        found = {}
+        for model in self._client.search_registered_models():
+            for alias, version in model.aliases.items():
+                tags = self._client.get_model_version(model.name, version).tags
+                if "llama2.source" in tags:
+                    found[f"models:/{model.name}@{alias}"] = tags["llama2.source"]
+        return found
+
     def runs(self) -> list[Any]:
         """Every run of the experiment, newest first."""
         return list(self._client.search_runs([self.experiment_id]))

@@ -33,8 +33,10 @@ def registered(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> str:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     save_model(tmp_path / "model", model, tokenizer)
     tracker = Tracker(uri, "llama2", tmp_path / "mlflow")
-    versions = [tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", {}) for _ in range(2)]
+    source = {"llama2.source": str(tmp_path / "model")}
+    versions = [tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", source) for _ in range(2)]
     assert versions == ["1", "2"]
+    assert tracker.registered() == {"models:/llama2-chat@champion": str(tmp_path / "model")}
     return uri
 
 
