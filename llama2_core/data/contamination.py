@@ -71,7 +71,7 @@ def build_index(samples: Iterable[tuple[str, str]]) -> ContaminationIndex:
         tokens += [vocabulary.setdefault(token, len(vocabulary)) for token in tokens_of(text)]
         bounds.append(len(tokens))
     ids, edges = np.array(tokens, dtype=np.int32), np.array(bounds)
-    hashes, sample = _hashes(ids), np.repeat(np.arange(len(names)), np.diff(edges))
+    hashes, sample = gram_hashes(ids), np.repeat(np.arange(len(names)), np.diff(edges))
     places = np.flatnonzero(sample[: len(hashes)] == sample[EXACT_TOKENS - 1 :]).astype(np.int32)
     places = places[np.argsort(hashes[places], kind="stable")]
     return ContaminationIndex(tuple(names), vocabulary, ids, edges, hashes[places], places)
@@ -126,7 +126,7 @@ def tokens_of(text: str) -> list[str]:
 
 def _seeds(ids: NDArray[np.int32], index: ContaminationIndex) -> Iterator[tuple[int, int]]:
     """Yield (start in the document, place in the index) of every 10 equal tokens, in the document's order."""
-    hashes = _hashes(ids)
+    hashes = gram_hashes(ids)
     first = np.searchsorted(index.hashes, hashes)
     in_index = np.flatnonzero(first < len(index.hashes))
     for start in in_index[index.hashes[first[in_index]] == hashes[in_index]]:
@@ -141,7 +141,7 @@ def _overlay(a: NDArray[np.int32], b: NDArray[np.int32]) -> NDArray[np.bool_]:
     return a[:length] == b[:length]
 
 
-def _hashes(ids: NDArray[np.int32]) -> NDArray[np.uint32]:
+def gram_hashes(ids: NDArray[np.int32]) -> NDArray[np.uint32]:
     """Return a hash of each 10 neighbours; equal hashes are compared token by token."""
     values = ids.astype(np.uint64)
     hashes = np.zeros(max(len(ids) - EXACT_TOKENS + 1, 0), dtype=np.uint64)

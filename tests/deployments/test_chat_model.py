@@ -34,7 +34,9 @@ def registered(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> str:
     save_model(tmp_path / "model", model, tokenizer)
     tracker = Tracker(uri, "llama2", tmp_path / "mlflow")
     source = {"llama2.source": str(tmp_path / "model")}
-    versions = [tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", source) for _ in range(2)]
+    versions = [
+        tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", source) for _ in range(2)
+    ]
     assert versions == ["1", "2"]
     assert tracker.registered() == {"models:/llama2-chat@champion": str(tmp_path / "model")}
     return uri
