@@ -3,7 +3,7 @@
 A match is the same span in a sample and in the training tokens, longer than 10 tokens, differing in at most 4 places,
 none of them among its first 10 nor the last. The paper finds them by suffix arrays; here the samples are indexed by
 every 10 tokens and the training tokens are read once, in pieces, which finds the same matches in the memory of the
-samples. Unlike `llama2_core.data.contamination`, which flags documents, this scores samples over the whole training set.
+samples. `llama2_core.data.contamination` flags documents; this scores samples, over the whole training set.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -131,7 +131,7 @@ class Subset:
 
 
 def subsets(shares: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Subset]:
-    """Return the four overlapping subsets of samples by share; Z_n = (mean - mu) / (sigma / sqrt(n)), all of them mu."""
+    """Return the four overlapping subsets by share; Z_n = (mean - mu) / (sigma / sqrt(n)), mu and sigma of all."""
     mu, sigma = scores.mean(), scores.std()
     parts = {
         "clean": shares < CLEAN,
