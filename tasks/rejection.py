@@ -40,12 +40,13 @@ def samples_job(
     dialogs: str,
     seed: int,
     earlier: Sequence[str] = (),
+    label: str = "rejection samples",
 ) -> Job:
     """Return the stage. A server counts as one wherever it is: a run goes on when it comes back at another address."""
     parents = {"chat": chat, "helpfulness": helpfulness, "safety": safety, "dialogs": dialogs}
     parents |= {f"earlier{number}": name for number, name in enumerate(earlier, 1)}
     engine = {"engine": {"kind": recipe.engine.kind}}
-    return Job("rejection samples", "samples", recipe, seed, parents, inputs=engine)
+    return Job(label, "samples", recipe, seed, parents, inputs=engine)
 
 
 @task(name="rejection fine-tuning", task_run_name="{label}", cache_policy=NO_CACHE)
