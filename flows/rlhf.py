@@ -32,12 +32,35 @@ def rejection(
     dialogs: str = "dialogs",
     seed: int = 0,
     runtime: Runtime = Runtime(),
+    earlier: list[str] | None = None,
 ) -> str:
-    """Sample K answers a prompt from the chat model and fine-tune the base model on the best."""
-    samples = rejection_samples(recipe, chat, helpfulness, safety, dialogs, seed, runtime)
+    """Sample K answers a prompt from the chat model and fine-tune the base model on the best.
+
+    What `earlier` samples chose is scored anew and competes, so that no skill of an earlier round is forgotten.
+    """
+    samples = rejection_samples(
+        recipe, chat, helpfulness, safety, dialogs, seed, runtime, earlier=earlier or ()
+    )
     parents = {"base": base, "samples": samples}
     lint_loss_masks(Job("rejection sampling", "chat", fine_tune, seed, parents), runtime)
     return rejection_fine_tune(fine_tune, base, samples, seed, runtime)
+
+
+@flow(name="distill", flow_run_name="distillation, seed {seed}")
+def distill(
+    base: str,
+    samples: str,
+    recipe: FineTuneRecipe = FineTuneRecipe(),
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Fine-tune a base model on the best samples of a larger one, as Llama 2's smaller models were.
+
+    Samples are text: the base model may have a tokenizer of its own.
+    """
+    parents = {"base": base, "samples": samples}
+    lint_loss_masks(Job("distillation", "chat", recipe, seed, parents), runtime)
+    return rejection_fine_tune(recipe, base, samples, seed, runtime, "distillation")
 
 
 @flow(name="ppo", flow_run_name="ppo, seed {seed}")

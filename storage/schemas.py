@@ -95,6 +95,7 @@ SAMPLES = pa.schema(
         "prompt_id": _TEXT,
         "sample": _COUNT,
         "kind": _TEXT,
+        "tagged": _FLAG,  # a safety prompt
         "dialog": _TEXT,
         "temperature": _SCORE,
         "response": _TEXT,
@@ -102,6 +103,7 @@ SAMPLES = pa.schema(
         "safety": _SCORE,
         "reward": _SCORE,
         "selected": _FLAG,
+        "origin": _TEXT,  # digest of the earlier samples that it was drawn for; null where it was drawn for these
     }
 )
 RESPONSES = pa.schema(

@@ -46,7 +46,7 @@ FORMAT_VERSIONS = {
     "reward": 6,
     "scores": 1,
     "reward-report": 1,
-    "samples": 3,
+    "samples": 4,
     "ppo": 7,
     "evaluation": 4,
     "verdict": 2,

@@ -91,17 +91,21 @@ class Planner:
         )
 
     def samples(self, recipe: RejectionRecipe, prompts: int) -> Workload:
+        """Where a server samples, that machine is not ours to plan."""
         policy = Network(config=self.model, trained=False)
         judge = Network(config=self.model, scalar=True, trained=False)
-        answers = prompts * recipe.samples
+        answers, setup = prompts * recipe.samples, self._one_process()
+        decoded = ceil(answers / self.execution.slots) * recipe.sampling.max_new_tokens
         networks = (policy, judge, judge)
+        if recipe.engine.kind == "server":
+            networks, decoded, setup = (judge, judge), 0, setup.model_copy(update={"slots": 0})
         return Workload(
             stage="rejection samples",
             networks=networks,
-            setup=self._one_process(),
+            setup=setup,
             tokens=answers * self.context,
             flops=answers * self.context * sum(forward_flops(network, self.context) for network in networks),
-            decoded_tokens=ceil(answers / self.execution.slots) * recipe.sampling.max_new_tokens,
+            decoded_tokens=decoded,
             bound=f"at most {answers:,} answers, as long as the context",
         )
 

@@ -24,6 +24,7 @@ from llama2_core.presets import TINY_0_9M
 from llama2_core.rlhf.diagnosis import Bounds
 from tasks.corpus_recipe import CorpusRecipe
 from tasks.reward_recipe import AblationRecipe, RewardRecipe, RewardReportRecipe
+from tasks.sampling_recipe import RejectionRecipe, SamplingRecipe, ServerAddress
 
 SYMBOLS = ("[INST]", "[/INST]")
 
@@ -139,18 +140,6 @@ class FineTuneRecipe(Record):
         return self
 
 
-class SamplingRecipe(Record):
-    """How long answers get."""
-
-    top_p: Share = 1.0
-    """Nucleus of training-time samples; scoring log-probabilities forbids less than 1 in PPO."""
-    max_new_tokens: Positive = 48
-    """Longest answer."""
-
-    def at(self, temperature: float) -> SamplingConfig:
-        return SamplingConfig(temperature=temperature, **self.model_dump())
-
-
 class SimulatedRecipe(Record):
     """The scripted annotator of the starter data."""
 
@@ -165,7 +154,7 @@ class JudgeRecipe(Record):
 
     kind: Literal["judge"] = "judge"
     """Language model."""
-    server: Annotated[str, Field(pattern=r"^https?://[^#]+#.+$")]
+    server: ServerAddress
     """`http://host:port/v1#model`: a server with OpenAI's API, and the model's name there."""
 
 
@@ -193,21 +182,6 @@ class ComparisonsRecipe(Record):
     """Who compares them."""
     held_out_share: Share = 0.15
     """Held out for testing the reward models; the paper holds out 1,000 a batch."""
-    sampling: SamplingRecipe = SamplingRecipe()
-    """Answers."""
-
-
-class RejectionRecipe(Record):
-    """Rejection sampling: K answers a prompt, the best by reward kept. Llama 2 section 3.2.3."""
-
-    samples: Positive = 8
-    """K. Not published."""
-    prompts: Positive = 2000
-    """Prompts sampled."""
-    temperatures: tuple[PositiveFloat, ...] = (0.8, 1.0)
-    """Cycled over the K samples. Llama 2 finds 1.2 to 1.3 best."""
-    safety_threshold: Share = 0.15
-    """Below this safety score the safety model rules. Llama 2: 0.15."""
     sampling: SamplingRecipe = SamplingRecipe()
     """Answers."""
 

@@ -62,6 +62,7 @@ class ReportFacts(Record):
     curves: dict[str, list[dict[str, float]]]
     reward_accuracy: dict[str, dict[str, Any]]
     reward_curve: list[dict[str, float]]
+    temperature_curve: list[dict[str, float]]
     ppo_findings: list[dict[str, Any]]
     """Bounds that PPO broke, each with what that means."""
     comparisons: dict[str, dict[str, Any]]
@@ -131,6 +132,7 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
             if artifact.kind == "reward"
         },
         reward_curve=samples.summary["reward_curve"],
+        temperature_curve=samples.summary["temperature_curve"],
         ppo_findings=artifacts["ppo"].summary["findings"],
         comparisons={s: a.summary for s, a in artifacts.items() if a.kind == "comparisons"},
         dialogs=side_by_side({s: a.path / "responses.parquet" for s, a in evaluations.items()}),

@@ -1,5 +1,6 @@
 """The report's page: HTML from the facts. Tables live in report_tables, drawing in report_figures."""
 
+from tasks.rejection_figures import draw_curves
 from tasks.rendering import render_template
 from tasks.report_facts import MODELS, ReportFacts
 from tasks.report_figures import Figure, curve_figure, pick
@@ -8,9 +9,8 @@ from tasks.report_tables import accuracy_table, grade_table, safety_table
 
 def draw(facts: ReportFacts) -> list[Figure]:
     """Return the page's charts in order."""
-    curves, rewards = facts.curves, facts.reward_curve
+    curves = facts.curves
     losses = {stage: pick(curve, "loss") for stage, curve in curves.items()}
-    best_of_n = {name: [(row["n"], row[name]) for row in rewards] for name in ("maximum", "median")}
     ppo = {
         "rollouts": pick(curves["ppo"], "reward"),
         "prompts set aside": pick(curves["ppo"], "held_out_reward"),
@@ -31,11 +31,7 @@ def draw(facts: ReportFacts) -> list[Figure]:
             "Reward models: ranking loss, plus the auxiliary loss where a safety model has one",
             curve_figure({s: loss for s, loss in losses.items() if "reward" in s}, "update", "nats a pair"),
         ),
-        Figure(
-            "best-of-n",
-            "Reward of the best of N samples (Llama 2 Figure 7)",
-            curve_figure(best_of_n, "N samples", "mean reward"),
-        ),
+        *draw_curves(facts.reward_curve, facts.temperature_curve),
         Figure("ppo-reward", "PPO: reward", curve_figure(ppo, "iteration", "mean reward")),
         Figure(
             "ppo-kl",

@@ -13,6 +13,7 @@ from storage.schemas import RESPONSES, read_table
 from tasks.evaluate import interval, score_table
 from tasks.launch import Job, build, find, say
 from tasks.recipes import RejectionRecipe
+from tasks.rejection import publish_curves, samples_job
 from tasks.rendering import markdown_table
 from tasks.rounds_recipe import RoundGateRecipe, RoundsRecipe, SweepRecipe
 from tasks.runtime import Runtime
@@ -49,7 +50,9 @@ def temperature_sweep(
             "prompts": sweep.prompts,
         }
     )
-    return build(Job(f"temperatures of V{number}", "samples", trial, seed, parents), runtime)
+    name = build(samples_job(trial, **parents, seed=seed, label=f"temperatures of V{number}"), runtime)
+    publish_curves(name, runtime)
+    return name
 
 
 def at_best_temperature(recipe: RejectionRecipe, sweep: str, runtime: Runtime) -> RejectionRecipe:

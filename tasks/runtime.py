@@ -16,6 +16,10 @@ class Execution(Record):
     """Threads of each process."""
     slots: Positive = 128
     """Rows sampled at once."""
+    server_requests: Positive = 32
+    """Answers asked for at once where a server samples."""
+    server_seconds: PositiveFloat = 300.0
+    """A server that has not given an answer for so long is asked again."""
     micro_rows: Positive = 64
     """Most rows (or pairs) of one process in a training forward pass; the rest is accumulated."""
     mesh: MeshConfig = MeshConfig()

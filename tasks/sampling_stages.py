@@ -1,37 +1,30 @@
-"""What the worker does in each sampling stage: comparisons, rejection sampling, evaluation.
+"""What sampling stages of the worker share, and the evaluation.
 
 Work goes in chunks of prompts; a finished chunk is a file below checkpoints/, so a second try goes on behind it.
 """
 
 import json
-import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from llama2_core.chat import TAGS, encode_prompt, user
 from llama2_core.completion import until_stop
 from llama2_core.evaluation.likelihood import best_choice, completion_logprobs
 from llama2_core.evaluation.statistics import proportion
 from llama2_core.generate import Request, generate
-from llama2_core.model import ScalarModel, Transformer
-from llama2_core.rlhf.rejection import reward_curve, select_best
-from llama2_core.rlhf.reward import combined_score, score_rows
+from llama2_core.model import Transformer
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import load_policy
 from storage.disk import atomic_write
 from storage.metrics import MetricLog
-from storage.schemas import RESPONSES, SAMPLES, write_table
+from storage.schemas import RESPONSES, write_table
 from tasks import simulated_annotator as annotator
-from tasks.recipes import (
-    EvaluationRecipe,
-    RejectionRecipe,
-)
-from tasks.stage import Stage, reward_model
-from tasks.tables import Prompt, dialog_to_json, encode_answer, read_prompts
+from tasks.recipes import EvaluationRecipe
+from tasks.stage import Stage
+from tasks.tables import Prompt, dialog_to_json, read_prompts
 
 CHUNK = 256
 
@@ -56,71 +49,6 @@ def sample(stage: Stage, model: Transformer, tokenizer: Tokenizer, requests: Seq
     """Return one answer for each request, as text."""
     done = dict(generate(model, requests, tokenizer.eos_id, stage.execution.slots))
     return [until_stop(tokenizer.decode(done[index].tokens), TAGS).strip() for index in range(len(requests))]
-
-
-def samples(stage: Stage) -> dict:
-    """Draw K answers a prompt, score them, keep the best. Llama 2 section 3.2.3."""
-    recipe = RejectionRecipe.model_validate(stage.recipe)
-    model, tokenizer = load_policy(stage.parents["chat"])
-    helpfulness, safety = (reward_model(stage, role, tokenizer) for role in ("helpfulness", "safety"))
-    prompts = read_prompts(stage.parents["dialogs"], "train", tokenizer)
-    random.Random(derive_seed(stage.seed, "rejection prompts")).shuffle(prompts)
-    temperatures = [recipe.temperatures[k % len(recipe.temperatures)] for k in range(recipe.samples)]
-
-    def work(chunk: Sequence[Prompt]) -> list[dict]:
-        drawn = [(prompt, k) for prompt in chunk for k in range(recipe.samples)]
-        asks = [
-            Request(p.tokens, derive_seed(stage.seed, "reject", p.id, k), recipe.sampling.at(temperatures[k]))
-            for p, k in drawn
-        ]
-        answers = sample(stage, model, tokenizer, asks)
-        asked = [prompt for prompt, _ in drawn]
-        scores = score_answers(helpfulness, safety, asked, answers, tokenizer, recipe.safety_threshold)
-        best = select_best(scores["reward"].reshape(-1, recipe.samples))
-        return [
-            {
-                "prompt_id": prompt.id,
-                "sample": k,
-                "kind": prompt.kind,
-                "dialog": dialog_to_json(prompt.dialog),
-                "temperature": temperatures[k],
-                "response": answers[row],
-                "selected": bool(best[row // recipe.samples] == k),
-                **{name: float(values[row]) for name, values in scores.items()},
-            }
-            for row, (prompt, k) in enumerate(drawn)
-        ]
-
-    rows = in_chunks(stage, prompts[: recipe.prompts], work)
-    write_table(stage.directory / "samples.parquet", rows, SAMPLES)
-    rewards = np.array([row["reward"] for row in rows]).reshape(-1, recipe.samples)
-    curve = reward_curve(rewards, range(1, recipe.samples + 1))
-    chosen = [row for row in rows if row["selected"]]
-    return {
-        "samples": len(rows),
-        "prompts": len(chosen),
-        "reward_curve": curve,
-        "mean_reward": float(rewards.mean()),
-        "selected_reward": float(rewards.max(axis=1).mean()),
-    }
-
-
-def score_answers(
-    helpfulness: ScalarModel,
-    safety: ScalarModel,
-    prompts: Sequence[Prompt],
-    answers: Sequence[str],
-    tokenizer: Tokenizer,
-    safety_threshold: float,
-) -> dict[str, np.ndarray]:
-    """Return helpfulness, safety and combined reward R_c of each answer, all in (0, 1)."""
-    limit = helpfulness.config.max_seq_len
-    rows = [encode_answer(p.dialog, a, tokenizer)[:limit] for p, a in zip(prompts, answers, strict=True)]
-    helpful, safe = (torch.tensor(score_rows(model, rows)) for model in (helpfulness, safety))
-    tagged = torch.tensor([prompt.safety for prompt in prompts])
-    combined = combined_score(helpful, safe, tagged, safety_threshold)
-    scores = {"helpfulness": helpful.sigmoid(), "safety": safe.sigmoid(), "reward": combined}
-    return {name: values.numpy() for name, values in scores.items()}
 
 
 def evaluation(stage: Stage) -> dict:

@@ -24,7 +24,14 @@ import torch
 from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
-from tasks import comparison_stage, ppo_stage, sampling_stages, scoring_stage, training_stages
+from tasks import (
+    comparison_stage,
+    ppo_stage,
+    rejection_stage,
+    sampling_stages,
+    scoring_stage,
+    training_stages,
+)
 from tasks.runtime import Execution
 from tasks.signs import noted
 from tasks.stage import Stage
@@ -35,7 +42,7 @@ STAGES = {
     "reward": training_stages.reward,
     "ppo": ppo_stage.proximal,
     "comparisons": comparison_stage.comparisons,
-    "samples": sampling_stages.samples,
+    "samples": rejection_stage.samples,
     "evaluation": sampling_stages.evaluation,
     "scores": scoring_stage.scores,
 }

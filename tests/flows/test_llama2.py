@@ -88,7 +88,7 @@ def wait_for(condition, process: subprocess.Popen) -> None:
 
 def test_the_report_is_one_self_contained_page(home: Path) -> None:
     page = (home / "report" / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     for named in (
         "http://www.w3.org",
         "http://purl.org",

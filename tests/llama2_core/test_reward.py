@@ -2,10 +2,8 @@
 
 import math
 import random
-from itertools import combinations
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +11,6 @@ import torch.nn.functional as F
 from llama2_core.config import GRADES, Margin, ModelConfig, OptimizerConfig, RewardConfig
 from llama2_core.model import ScalarModel, initialise
 from llama2_core.rlhf.pairs import Pair, mix
-from llama2_core.rlhf.rejection import reward_curve, select_best
 from llama2_core.rlhf.reward import (
     MARGINS,
     combined_score,
@@ -151,26 +148,6 @@ def test_scores_do_not_depend_on_padding(config: ModelConfig) -> None:
     together = score_rows(model, rows)
     alone = [score_rows(model, [row])[0] for row in rows]
     assert together == pytest.approx(alone, abs=1e-5)
-
-
-def test_rejection_keeps_the_best() -> None:
-    rewards = np.array([[0.1, 0.9, 0.5], [0.7, 0.2, 0.3]])
-    assert select_best(rewards).tolist() == [1, 0]
-
-
-def test_expected_maximum_by_hand() -> None:
-    """Of {1, 2, 6}: two drawn have maxima 2, 6, 6 and medians 1.5, 3.5, 4; one is its own maximum and median."""
-    curve = reward_curve(np.array([[6.0, 1.0, 2.0]]), [1, 2, 3])
-    assert [row["maximum"] for row in curve] == pytest.approx([3, 14 / 3, 6])
-    assert [row["median"] for row in curve] == pytest.approx([3, 3, 2])
-
-
-def test_the_reward_curve_equals_drawing_every_subset() -> None:
-    rewards = np.random.default_rng(0).normal(size=(5, 6))
-    for row in reward_curve(rewards, range(1, 7)):
-        subsets = [rewards[:, list(some)] for some in combinations(range(6), int(row["n"]))]
-        assert row["maximum"] == pytest.approx(np.mean([s.max(axis=1).mean() for s in subsets]))
-        assert row["median"] == pytest.approx(np.mean([np.median(s, axis=1).mean() for s in subsets]))
 
 
 def test_logsigmoid_convention() -> None:

@@ -1,10 +1,19 @@
-"""A browser to look at pages with."""
+"""A browser to look at pages with; a chat model, its judges and its prompts."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
+
+from llama2_core.chat import user
+from llama2_core.config import ModelConfig
+from llama2_core.model import ScalarModel, Transformer, initialise
+from llama2_core.tokenizer import Tokenizer
+from llama2_core.training.checkpoint import save_model
+from storage.schemas import PROMPTS, write_table
+from tasks.tables import dialog_to_json
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -53,3 +62,31 @@ def look(tmp_path: Path) -> Iterator[Callable[[str, int], Seen]]:
 
         yield look
         browser.close()
+
+
+@pytest.fixture
+def parents(model: Transformer, config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path) -> dict[str, Path]:
+    """Directories of what sampling stages start from: 40 prompts, every fourth tagged as a safety prompt."""
+    save_model(tmp_path / "chat", model, tokenizer)
+    for seed, role in enumerate(("helpfulness", "safety", "independent")):
+        judge = ScalarModel(config)
+        initialise(judge, config, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            judge.score.weight.mul_(100)
+        save_model(tmp_path / role, judge, tokenizer)
+    (tmp_path / "dialogs").mkdir()
+    rows = [
+        {
+            "id": str(i),
+            "kind": "open",
+            "safety": i % 4 == 0,
+            "split": "train",
+            "dialog": dialog_to_json((user(f"the cat {i}"),)),
+            "facts": "{}",
+            "risk_category": "",
+            "attack_vector": "",
+        }
+        for i in range(40)
+    ]
+    write_table(tmp_path / "dialogs" / "prompts.parquet", rows, PROMPTS)
+    return {role: tmp_path / role for role in ("chat", "helpfulness", "safety", "dialogs")}

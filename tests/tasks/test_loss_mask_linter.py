@@ -60,6 +60,15 @@ PPO_SUMMARY = {
 }
 
 
+SAMPLES_SUMMARY = {
+    **dict.fromkeys(("samples", "prompts", "distinct", "lessons"), 1),
+    "lessons_carried_over": 0,
+    "reward_curve": [{"n": 1, "maximum": 0.5, "median": 0.5}],
+    "temperature_curve": [{"temperature": 1.0, "n": 1, "maximum": 0.5, "median": 0.5}],
+    "best_temperature": 1.0,
+}
+
+
 @pytest.fixture(scope="module")
 def commit(prefect: None, runtime: Runtime) -> Commit:
     """Put an artifact of whatever content into the store, under a seed of its own unless one is said."""
@@ -99,11 +108,12 @@ def demonstrations(*dialogs: Dialog, name: str = "demonstration") -> Callable[[P
     return table("demonstrations", DEMONSTRATIONS, *rows)
 
 
-def samples(response: str) -> Callable[[Path], None]:
+def samples(response: str) -> Callable[[Path], Any]:
     """The best sample, and one with a fault that nobody learns."""
     row = {"prompt_id": "train-9", "dialog": dialog_to_json(RIGHT[:1])}
     best, worse = {"response": response, "selected": True}, {"response": "[INST]", "selected": False}
-    return table("samples", SAMPLES, row | best, row | worse)
+    write = table("samples", SAMPLES, row | best, row | worse)
+    return lambda path: write(path) or SAMPLES_SUMMARY
 
 
 def comparisons(chosen: str, rejected: str) -> Callable[[Path], None]:

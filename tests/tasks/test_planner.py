@@ -90,6 +90,15 @@ def test_rejection_samples(planned: dict[str, Plan]) -> None:
     assert made.memory.kv_cache == 128 * 128 * 2 * 4 * 2 * 32 * 4
 
 
+def test_samples_of_a_server_take_two_reward_models(planned: dict[str, Plan]) -> None:
+    engine = {"kind": "server", "server": "http://127.0.0.1:8000/v1#m"}
+    recipe = Llama2Recipe.model_validate({"rlhf": {"rejection": {"engine": engine}}})
+    made = next(p for p in plans(recipe, Runtime(), CLUSTER) if p.workload.stage == "rejection samples")
+    assert made.workload.flops == 16_000 * 128 * 2 * SCALAR_FORWARD
+    assert made.memory.total == 4 * 2 * SCALAR
+    assert made.hours < planned["rejection samples"].hours
+
+
 def test_ppo_holds_five_models_and_trains_two(planned: dict[str, Plan]) -> None:
     """200 iterations of 512 rows; 41 looks at 256 rows; every row is sampled and read by all five."""
     made, learned, looked = planned["PPO"], 200 * 512, 41 * 256

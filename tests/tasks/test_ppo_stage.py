@@ -12,18 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llama2_core.chat import user
 from llama2_core.config import LoRAConfig, ModelConfig, OptimizerConfig, PPOConfig
 from llama2_core.errors import ConfigError
 from llama2_core.interop.convert import load
-from llama2_core.model import ScalarModel, Transformer, initialise
+from llama2_core.model import ScalarModel
 from llama2_core.rlhf import ppo as ppo_core
 from llama2_core.rlhf.diagnosis import Bounds
-from llama2_core.tokenizer import Tokenizer, train_tokenizer
+from llama2_core.tokenizer import train_tokenizer
 from llama2_core.training.checkpoint import save_model
 from llama2_core.training.snapshots import sha256
 from storage.metrics import read_metrics
-from storage.schemas import PROMPTS, write_table
 from tasks import ppo_stage
 from tasks.ppo import diagnosis
 from tasks.ppo_models import load_models
@@ -31,7 +29,6 @@ from tasks.ppo_stage import proximal
 from tasks.recipes import PPORecipe, SamplingRecipe
 from tasks.runtime import Execution
 from tasks.stage import Stage
-from tasks.tables import dialog_to_json
 
 ROOT = Path(__file__).parents[2]
 RECIPE = PPORecipe(
@@ -42,33 +39,6 @@ RECIPE = PPORecipe(
     held_out_prompts=8,
     sampling=SamplingRecipe(max_new_tokens=8),
 )
-
-
-@pytest.fixture
-def parents(model: Transformer, config: ModelConfig, tokenizer: Tokenizer, tmp_path: Path) -> dict[str, Path]:
-    save_model(tmp_path / "chat", model, tokenizer)
-    for seed, role in enumerate(("helpfulness", "safety", "independent")):
-        judge = ScalarModel(config)
-        initialise(judge, config, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            judge.score.weight.mul_(100)
-        save_model(tmp_path / role, judge, tokenizer)
-    (tmp_path / "dialogs").mkdir()
-    rows = [
-        {
-            "id": str(i),
-            "kind": "open",
-            "safety": i % 4 == 0,
-            "split": "train",
-            "dialog": dialog_to_json((user(f"the cat {i}"),)),
-            "facts": "{}",
-            "risk_category": "",
-            "attack_vector": "",
-        }
-        for i in range(40)
-    ]
-    write_table(tmp_path / "dialogs" / "prompts.parquet", rows, PROMPTS)
-    return {role: tmp_path / role for role in ("chat", "helpfulness", "safety", "dialogs")}
 
 
 def stage_in(directory: Path, parents: dict[str, Path], recipe: PPORecipe = RECIPE) -> Stage:

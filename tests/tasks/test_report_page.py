@@ -61,6 +61,11 @@ def facts() -> ReportFacts:
             rewards[0]: {"helpfulness": {**grades, "all": {"right": 12, "n": 16}}},
         },
         reward_curve=[{"n": n, "maximum": n / 4, "median": 0.25} for n in (1, 2, 4)],
+        temperature_curve=[
+            {"temperature": t, "n": n, "maximum": n * t / 4, "median": 0.25}
+            for t in (0.8, 1.2)
+            for n in (1, 2)
+        ],
         ppo_findings=[{"iteration": 4, "iterations": 2, "stops": True, "says": "KL is 31 <nats>."}],
         comparisons={
             "comparisons 1": {
@@ -90,6 +95,11 @@ def page(facts: ReportFacts) -> str:
 def test_the_page_says_how_to_make_it_again(page: str) -> None:
     assert "llama2 run --profile &#39;/tmp/my home/profile-c0ffee123456.yaml&#39;" in page
     assert '<pre tabindex="0">recipe:\n  seed: 7\n' in page
+
+
+def test_samples_are_drawn_against_number_and_temperature(page: str) -> None:
+    assert "Llama 2 Figure 7" in page and "Llama 2 Figure 8" in page
+    assert "maximum of 2" in page and "median of 2" in page and "maximum of 1" not in page
 
 
 def test_dialogs_show_the_base_model_and_earlier_turns(page: str) -> None:
