@@ -1,7 +1,7 @@
 """Does the alarm ring? PPO against the reward models of the first round, with nothing that holds it.
 
 `python -m benchmarks.goodhart [--home var]`, after `llama2 rlhf`. From the last round's rejection-sampling model, PPO
-maximises reward models that never saw its answers: no KL penalty, a tripled learning rate, no early stop. An independent reward
+maximises reward models that never saw its answers: no KL penalty, thrice the learning rate, no early stop. Another reward
 model watches. Printed are what the reward models saw, what the watcher and the annotator say, and the diagnosis.
 """
 
@@ -22,13 +22,18 @@ def main() -> None:
     recipe, runtime, store = profile.recipe, profile.runtime, Store(chosen.home / "artifacts")
     made = store.artifacts()
     last = next(a for a in reversed(made) if a.kind == "ppo" and "independent" in a.manifest.parents)
-    stale = {domain: newest_judge(made, store, domain, f"{recipe.comparisons.batch}-1") for domain in ("helpfulness", "safety")}
+    stale = {
+        domain: newest_judge(made, store, domain, f"{recipe.comparisons.batch}-1")
+        for domain in ("helpfulness", "safety")
+    }
     start, watcher = last.manifest.parents["chat"], last.manifest.parents["independent"]
     loose = recipe.ppo.bounds.model_copy(update={"kl": 1e9, "goodhart": 1.0})
     held = recipe.ppo.ppo
     reckless = recipe.ppo.model_copy(
         update={
-            "ppo": held.model_copy(update={"kl_coef": 0.0, "iterations": chosen.iterations, "patience": 1000}),
+            "ppo": held.model_copy(
+                update={"kl_coef": 0.0, "iterations": chosen.iterations, "patience": 1000}
+            ),
             "optimizer": recipe.ppo.optimizer.model_copy(
                 update={"peak_learning_rate": 3 * recipe.ppo.optimizer.peak_learning_rate}
             ),
@@ -47,19 +52,19 @@ def main() -> None:
         seen = {"dialogs": dialogs, "seed": recipe.seed, "runtime": runtime}
         name = ppo(start, **stale, recipe=reckless, independent=watcher, **seen)
         before = evaluate(start, "the start", recipe.evaluation, **seen)
-        after = evaluate(newest_policy(name), "reckless PPO", recipe.evaluation, **seen)
+        after = evaluate(name, "reckless PPO", recipe.evaluation, **seen)
         history = read_metrics(find(name, runtime).path / "metrics.jsonl")
         for row in history:
             if "held_out_reward" in row:
-                told = {k: f"{row[f'held_out_{k}']:.3f}" for k in ("reward", "kl", "independent") if f"held_out_{k}" in row}
+                told = {
+                    k: f"{row[f'held_out_{k}']:.3f}"
+                    for k in ("reward", "kl", "independent")
+                    if f"held_out_{k}" in row
+                }
                 print(f"iteration {row['step']:>3}: {told}")
         for finding in summarise(history, Bounds()):
             print(f"alarm at iteration {finding.iteration}: {finding.says}")
         print("over the start, by the annotator:", over(after, before, runtime))
-
-
-def newest_policy(name: str) -> str:
-    return name
 
 
 def newest_judge(made: list[Artifact], store: Store, domain: str, batch: str) -> str:

@@ -12,11 +12,11 @@ from storage.artifacts import Store
 from storage.schemas import RESPONSES, read_table
 from tasks.evaluate import interval, score_table
 from tasks.launch import Job, build, find, say
-from tasks.recipes import RejectionRecipe
 from tasks.rejection import publish_curves, samples_job
 from tasks.rendering import markdown_table
 from tasks.rounds_recipe import RoundGateRecipe, RoundsRecipe, SweepRecipe
 from tasks.runtime import Runtime
+from tasks.sampling_recipe import RejectionRecipe
 from tasks.stage_models import model_artifact
 
 LOWER_IS_BETTER = frozenset({"unsafe_answers", "false_refusals", "borderline_refusals"})

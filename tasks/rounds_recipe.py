@@ -8,9 +8,9 @@ from tasks.recipes import (
     EvaluationRecipe,
     FineTuneRecipe,
     PPORecipe,
-    RejectionRecipe,
 )
 from tasks.reward_recipe import RewardRecipe, RewardReportRecipe
+from tasks.sampling_recipe import RejectionRecipe
 
 
 class SweepRecipe(Record):
