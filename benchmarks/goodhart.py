@@ -1,7 +1,7 @@
 """Does the alarm ring? PPO against the reward models of the first round, with nothing that holds it.
 
 `python -m benchmarks.goodhart [--home var]`, after `llama2 rlhf`. From the last round's rejection-sampling model, PPO
-maximises reward models that never saw its answers: no KL penalty, thrice the learning rate, no early stop. Another reward
+maximises reward models that never saw its answers: no KL penalty, thrice the rate, no early stop. Another reward
 model watches. Printed are what the reward models saw, what the watcher and the annotator say, and the diagnosis.
 """
 
