@@ -13,7 +13,7 @@ from functools import cache
 LIBRARY = "libseccomp.so.2"
 ALLOWED = """
 brk mmap munmap mprotect mremap madvise
-read readv pread64 write writev lseek close close_range dup dup2 dup3 fcntl poll ppoll select pselect6 pipe pipe2
+read readv pread64 write writev lseek close close_range dup dup2 dup3 poll ppoll select pselect6 pipe pipe2
 eventfd2 epoll_create1 epoll_ctl epoll_wait epoll_pwait sendto recvfrom shutdown getsockopt getsockname getpeername
 open openat access faccessat faccessat2 stat fstat lstat newfstatat statx statfs fstatfs readlink readlinkat getdents64
 getcwd chdir fchdir
@@ -25,8 +25,12 @@ execve exit exit_group wait4 waitid futex set_tid_address set_robust_list rseq a
 prlimit64 getrlimit setrlimit getrusage sched_yield sched_getaffinity getcpu sysinfo uname getrandom
 """
 """What Python's own start, its standard library and its end need; execve also starts Python itself."""
-IOCTLS = {"TCGETS": 0x5401, "TIOCGWINSZ": 0x5413, "FIONREAD": 0x541B, "FIONCLEX": 0x5450, "FIOCLEX": 0x5451}
-"""Whether a stream is a terminal and how wide, what waits in it, whether it outlives execve."""
+TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX = 0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451
+IOCTLS = (TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX)
+"""Whether a stream is a terminal and how wide, what waits in it, whether it blocks and outlives execve."""
+F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC = 0, 1, 2, 3, 4, 1030
+FCNTLS = (F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC)
+"""No locks, leases, signals or sizes of pipes."""
 AF_UNIX = 1
 
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -54,9 +58,13 @@ def program() -> bytes:
     try:
         for name in ALLOWED.split():
             _allow(library, context, name)
-        for request in IOCTLS.values():
-            _allow(library, context, "ioctl", _Condition(1, _MASKED_EQUAL, _LOW_HALF, request))
-        _allow(library, context, "socketpair", _Condition(0, _MASKED_EQUAL, _LOW_HALF, AF_UNIX))
+        for name, argument, values in (
+            ("ioctl", 1, IOCTLS),
+            ("fcntl", 1, FCNTLS),
+            ("socketpair", 0, (AF_UNIX,)),
+        ):
+            for value in values:
+                _allow(library, context, name, _Condition(argument, _MASKED_EQUAL, _LOW_HALF, value))
         if library.seccomp_export_bpf(context, writing):
             raise OSError("libseccomp could not write the filter")
         return os.read(reading, 1 << 16)

@@ -30,15 +30,22 @@ def proportion(successes: int, n: int) -> Estimate:
     return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
 
 
+def mean(values: Sequence[float]) -> Estimate:
+    """Return the mean of values from 0 to 1 with its normal 95% interval; all zero when there are none."""
+    n = len(values)
+    if n == 0:
+        return Estimate(0.0, 0.0, 0.0, 0)
+    centre = sum(values) / n
+    half = Z95 * math.sqrt(sum((x - centre) ** 2 for x in values) / max(1, n - 1) / n)
+    return Estimate(centre, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
 def win_rate(scores: Sequence[float], other_scores: Sequence[float]) -> dict[str, float]:
     """Return wins, ties, losses and win + tie / 2 with its normal 95% interval, over paired scores."""
     outcomes = [
         1.0 if mine > theirs else 0.0 if mine < theirs else 0.5
         for mine, theirs in zip(scores, other_scores, strict=True)
     ]
-    n = len(outcomes)
-    mean = sum(outcomes) / n
-    half = Z95 * math.sqrt(sum((x - mean) ** 2 for x in outcomes) / max(1, n - 1) / n)
-    estimate = Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), n).as_dict()
     shares = {"wins": 1.0, "ties": 0.5, "losses": 0.0}
-    return {**estimate, **{name: outcomes.count(worth) / n for name, worth in shares.items()}}
+    counted = {name: outcomes.count(worth) / len(outcomes) for name, worth in shares.items()}
+    return {**mean(outcomes).as_dict(), **counted}
