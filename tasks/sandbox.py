@@ -67,8 +67,8 @@ class Limits(Record):
 
     cpu_seconds: Positive = 5
     """Then the kernel ends it."""
-    wall_seconds: PositiveFloat = 10.0
-    """From its start; then its namespace is killed."""
+    wall_seconds: PositiveFloat = 30.0
+    """From its start; then its namespace is killed. Far above the CPU time, so that a busy machine judges no worse."""
     memory_bytes: Positive = 512 * 2**20
     """Address space."""
     output_bytes: Positive = 64 * 2**10
