@@ -39,6 +39,7 @@ START_SECONDS = 30
 """A sandbox that is not ready by then is broken; the program's own time begins when it is."""
 REPORT_BYTES = 8192
 NOBODY = "65534"
+DEBIAN_PACKAGES = "/usr/lib/python3"
 PROBE = """
 import os, socket
 assert os.getppid() == 1, "the program sees processes outside"
@@ -129,21 +130,15 @@ def _isolation() -> list[str]:
     bubblewrap = shutil.which("bwrap") or "bwrap"
     python, base = Path(sys.executable).resolve(), Path(sys.base_prefix).resolve()
     shown = dict.fromkeys([*map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64")), base / "lib", python])
-    packages = {
-        sysconfig.get_path(name, vars=dict.fromkeys(("base", "platbase"), str(base)))
-        for name in ("purelib", "platlib")
-    }
+    own = dict.fromkeys(("base", "platbase"), str(base))
+    packages = {sysconfig.get_path(name, vars=own) for name in ("purelib", "platlib")} | {DEBIAN_PACKAGES}
+    hidden = sorted(path for path in packages if Path(path).exists())
     return [
         *(bubblewrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"),
         *("--unshare-cgroup-try", "--uid", NOBODY, "--gid", NOBODY, "--hostname", "sandbox"),
         *("--cap-drop", "ALL", "--die-with-parent", "--new-session"),
         *(word for path in shown if path.exists() for word in ("--ro-bind", str(path), str(path))),
-        *(
-            word
-            for path in packages
-            if Path(path).exists()
-            for word in ("--tmpfs", path, "--remount-ro", path)
-        ),
+        *(word for path in hidden for word in ("--tmpfs", path, "--remount-ro", path)),
         *("--ro-bind", sandboxed.__file__, "/sandboxed.py", "--remount-ro", "/", "--chdir", "/"),
     ]
 
