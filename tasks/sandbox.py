@@ -130,7 +130,7 @@ def _isolation() -> list[str]:
     bubblewrap = shutil.which("bwrap") or "bwrap"
     python, base = Path(sys.executable).resolve(), Path(sys.base_prefix).resolve()
     shown = dict.fromkeys([*map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/lib64")), base / "lib", python])
-    own = dict.fromkeys(("base", "platbase"), str(base))
+    own = {"base": str(base), "platbase": str(base)}
     packages = {sysconfig.get_path(name, vars=own) for name in ("purelib", "platlib")} | {DEBIAN_PACKAGES}
     hidden = sorted(path for path in packages if Path(path).exists())
     return [

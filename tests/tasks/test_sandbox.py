@@ -58,10 +58,7 @@ PROCESSES = {
     "subprocess": ("import subprocess; subprocess.run(['/bin/sh', '-c', 'id'])", EPERM),
     "shell": ("import os; assert os.system('id') == 0", "failed: AssertionError"),
     "multiprocessing": ("import multiprocessing as m; m.Process(target=print).start()", EPERM),
-    "threads": (
-        "import threading\nwhile True: threading.Thread(target=input).start()",
-        "failed: RuntimeError",
-    ),
+    "threads": ("import threading as t\nwhile True: t.Thread(target=input).start()", "failed: RuntimeError"),
     "namespaces": (f"{C}assert libc.unshare(0x10000000){DENIED}", PASSED),
     "mount": (f"{C}assert libc.mount(b'x', b'/usr', b'tmpfs', 0, None){DENIED}", PASSED),
     "chroot": ("import os; os.chroot('/usr')", EPERM),
@@ -82,10 +79,7 @@ MEMORY = {
     "shared pages": ("import mmap; mmap.mmap(-1, 2**33)", "failed: OSError: .*allocate memory"),
     "memory file": ("import os; os.memfd_create('x')", EPERM),
     "shared segment": (f"{C}assert libc.shmget(0, 4096, 0o1600){DENIED}", PASSED),
-    "higher limits": (
-        "import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1))",
-        "failed: ValueError: not allowed",
-    ),
+    "higher limits": ("import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1))", "failed: ValueError: not"),
     "pipes": ("import os\nwhile True: os.pipe()", "failed: OSError: .*Too many open files"),
     "recursion": ("def f(): f()\nf()", "failed: RecursionError"),
     "recursion in C": (
@@ -148,10 +142,7 @@ FORGERIES = {
         "exit = __import__('os')._exit; exit(0)\nassert False",
         "failed: left with status 0",
     ),
-    "another program": (
-        "import os, sys; os.execv(sys.executable, ['python', '-c', 'print(1)'])",
-        "failed: left with",
-    ),
+    "another program": ("import os, sys; os.execv(sys.executable, ['x', '-c', '1'])", "failed: left with"),
     "pickle": (
         "import os, pickle\nclass A:\n  def __reduce__(self): return os._exit, (0,)\npickle.loads(pickle.dumps(A()))",
         "failed: left with status 0",
@@ -164,12 +155,12 @@ FORGERIES = {
     "other exceptions": ("class E(BaseException): pass\nraise E('passed')", "failed: E: passed"),
     "unspeakable exception": (
         "class E(Exception):\n  def __str__(self): raise self\nraise E",
-        "failed: left with status 1",
+        "failed: left with",
     ),
     "builtins replaced": ("import builtins; builtins.exec = builtins.type = print; assert False", "failed: "),
     "interpreter cut down": (
         "import os, sys; sys.modules.clear(); del os.write; 1 / 0",
-        "failed: ZeroDivisionError",
+        "failed: ZeroDivision",
     ),
     "syntax": ("def f(:", "failed: SyntaxError"),
     "null byte": ("x = 1\0", "failed: .*null bytes"),
@@ -214,12 +205,20 @@ class Suite(NamedTuple):
     after: dict[str, object]
 
 
+def inside(process: psutil.Process) -> bool:
+    """Whether a process is a living part of a sandbox: bubblewrap, or in a PID namespace that is not ours."""
+    try:
+        namespace = Path(f"/proc/{process.pid}/ns/pid").readlink()
+        foreign = namespace != Path("/proc/self/ns/pid").readlink() or process.name() == "bwrap"
+        return foreign and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        return False
+
+
 def running() -> list[psutil.Process]:
-    """What sandboxes left running, or an adopted child (see the fixture); the dead are given a moment to go."""
+    """What sandboxes left running, as adopted children too (see the fixture); the dying get a moment to go."""
     for _ in range(50):
-        left = [
-            one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE
-        ]
+        left = [process for process in psutil.Process().children(recursive=True) if inside(process)]
         if not left:
             break
         time.sleep(0.1)
@@ -239,7 +238,11 @@ def host(secret: Path, listeners: list[socket.socket]) -> dict[str, object]:
         "running": running(),
         "files": [Path(name).stat()[:7] for name in ("/dev/null", os.__file__, sandboxed.__file__, secret)],
         "secret": (secret.read_text(), [*secret.parent.iterdir()]),
-        "mounts": Path("/proc/self/mountinfo").read_text(),
+        "mounts": [
+            line
+            for line in Path("/proc/self/mountinfo").open()
+            if "netns" not in line  # of other tests
+        ],
         "descriptors": len([*Path("/proc/self/fd").iterdir()]),
         "calls": [accepted(listener) for listener in listeners],
     }
