@@ -198,8 +198,6 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Suite(NamedTuple):
-    """Verdicts by name, and the host before and after."""
-
     verdicts: dict[str, Verdict]
     before: dict[str, object]
     after: dict[str, object]
