@@ -146,7 +146,7 @@ class ChatServer:
 
     def _models(self) -> str:
         try:
-            told = httpx.get(f"{self.url}/models", timeout=self._timeout).json()["data"]
+            told = httpx.get(f"{self.url}/models", timeout=CONNECT_SECONDS).json()["data"]
             return ", ".join(str(model["id"]) for model in told)
         except (httpx.HTTPError, ValueError, LookupError, TypeError):
             return ""

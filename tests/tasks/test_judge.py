@@ -62,13 +62,11 @@ class Rater(BaseHTTPRequestHandler):
         safe = ["unsafe" if "poison" in answer else "safe" for answer in (first, second)]
         grade = 1 if better == "A" else 2
         said = f"Better: {better}\nGrade: {grade}\nA is: {safe[0]}\nB is: {safe[1]}"
+        reply = json.dumps({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}).encode()
         self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
+        self.send_header("content-length", str(len(reply)))
         self.end_headers()
-        for piece in (said[:9], said[9:]):
-            chunk = {"choices": [{"delta": {"content": piece}}]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
+        self.wfile.write(reply)
 
     def log_message(self, format: str, *words: object) -> None: ...
 

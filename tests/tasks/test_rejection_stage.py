@@ -234,14 +234,15 @@ def test_both_flows_with_real_workers(parents: dict[str, Path], small: Path, tmp
         second = rejection(
             base, **names, recipe=RECIPE, fine_tune=brief, seed=2, runtime=runtime, earlier=[before]
         )
-        made = find(find(second, runtime).manifest.parents["samples"], runtime)
+        after = find(second, runtime).manifest.parents["samples"]
+        made = find(after, runtime)
         assert made.manifest.parents["earlier1"] == before
         rows = read_table(made.file("samples.parquet"), SAMPLES)
         origins = {row["origin"] for row in rows if row["selected"]}
         assert origins == {None, before.partition("/")[2]}, "each round has the best of some prompts"
         assert made.manifest.recipe["engine"] == {"kind": "built-in"}
-        distilled = find(distill(stored("base", small), made.name, brief, 3, runtime), runtime)
-        assert distilled.manifest.parents["samples"] == f"samples/{made.digest}"
+        distilled = find(distill(stored("base", small), after, brief, 3, runtime), runtime)
+        assert distilled.manifest.parents["samples"] == after
         assert distilled.summary["dialogs"] == made.summary["lessons"]
         shown = PrefectArtifact.get("rejection-samples")
         assert shown and f"Best temperature: {made.summary['best_temperature']:g}." in str(shown.data)
