@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -38,7 +39,7 @@ from tasks.tables import read_prompts
 
 ROOT = Path(__file__).parents[2]
 K, PROMPTS = 3, 10
-FAULTS = ("kill", "half", "500", "garbage", "no choices", "dawdle", "429") * 2
+FAULTS = ("kill", "half", "500", "garbage", "no choices", "429") * 2
 Asked = tuple[str, int]
 
 
@@ -145,9 +146,7 @@ def stage_at(server: str, parents: dict[str, Path], directory: Path, **settings:
         sampling=SamplingRecipe(max_new_tokens=20),
         engine=ServerRecipe(server=server),
     )
-    execution = Execution.model_validate(
-        {"threads": 1, "server_requests": 4, "server_seconds": 0.4} | settings
-    )
+    execution = Execution.model_validate({"threads": 1, "server_requests": 4} | settings)
     return Stage(directory, recipe.model_dump(mode="json"), 5, parents, execution)
 
 
@@ -248,6 +247,21 @@ def test_a_prompt_without_room_is_told_before_any_is_asked(parents: dict[str, Pa
         assert not server.asked
 
 
+def test_a_server_that_dawdles_is_asked_again() -> None:
+    """A byte at a time, so that no read is slow."""
+    with serving("dawdle", "dawdle") as server:
+        slow = replace(ChatServer.parse(f"{server.address}#m"), answer_seconds=0.5)
+        with pytest.raises(ServerFailed, match=rf"{server.address} took more than 0.5 s for an answer"):
+            slow.ask([user("the cat")], SamplingRecipe().at(1.0), 7)
+        patient = replace(slow, answer_seconds=3.0)
+        assert patient.answer([user("the cat")], SamplingRecipe().at(1.0), 7).startswith(
+            " the dog ran to cat in 7"
+        )
+        assert len(server.asked) >= 3
+        slow.close()
+        patient.close()
+
+
 def test_a_stream_that_breaks_off_is_no_answer() -> None:
     class Half(Handler):
         def do_POST(self) -> None:
@@ -271,7 +285,7 @@ def test_llama_cpp_says_what_our_sampler_says(
     convert(parents["chat"], tmp_path / "model.gguf", "gguf")
     model, tokenizer = load_policy(parents["chat"])
     server = f"{serve_gguf(tmp_path / 'model.gguf')}/v1#model"
-    stage = stage_at(server, parents, tmp_path / "s", server_seconds=60)
+    stage = stage_at(server, parents, tmp_path / "s")
     prompts = read_prompts(parents["dialogs"], "train", tokenizer)[:4]
     served = Served(stage, ServerRecipe(server=server), prompts, K)
     greedy, wild = SamplingRecipe(max_new_tokens=12).at(1e-4), SamplingRecipe(max_new_tokens=1).at(3.0)
@@ -319,7 +333,7 @@ def test_worker_and_llama_cpp_are_killed_and_every_sample_is_there_once(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     convert(parents["chat"], tmp_path / "model.gguf", "gguf")
-    stage = stage_at(f"http://127.0.0.1:{port}/v1#model", parents, tmp_path / "s", server_seconds=10)
+    stage = stage_at(f"http://127.0.0.1:{port}/v1#model", parents, tmp_path / "s")
     order = {"kind": "samples", "recipe": stage.recipe | {"samples": 8, "prompts": 40}, "seed": 5}
     order |= {"parents": {role: str(path) for role, path in parents.items()}}
     order["settings"] = stage.execution.model_dump(mode="json")
