@@ -231,6 +231,10 @@ def test_a_stage_that_is_in_the_store_is_not_looked_at(commit: Commit, model: st
     assert reward(model, [pairs, pairs], RewardRecipe(), 5, runtime) == judge
     assert rejection(model, **judged, seed=5, runtime=runtime) == tuned
     assert ppo(model, judge, judge, PPO, talk, 5, runtime) == best
+    curves = PrefectArtifact.get("rejection-samples")
+    assert curves and "Best temperature: 1." in str(curves.data)
+    figures = runtime.home.glob("mlflow/*/artifacts/figures/*.svg")
+    assert {path.name for path in figures} == {"best-of-n-by-temperature.svg", "best-of-n.svg"}
     tags = {run.data.tags.get("llama2.digest"): run.data.tags for run in tracker(runtime).runs()}
     assert tags[best.partition("/")[2]]["llama2.diagnosis"] == "kl"
     assert tags[best.partition("/")[2]]["llama2.diagnosis.kl"] == "KL is 31."
