@@ -21,6 +21,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    teach_command,
 )
 from deployments.data_commands import AsJson
 from deployments.doctor import checks
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(model_commands.app)
+app.add_typer(teach_command.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
 app.add_typer(annotation_commands.app)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
 from tasks.adapt_recipe import AdaptRecipe
+from tasks.ghost_recipe import GhostAttentionRecipe, TemporalRecipe
 from tasks.recipes import FineTuneRecipe, Llama2Recipe
 from tasks.rounds_recipe import RoundsRecipe
 from tasks.runtime import Runtime
@@ -45,6 +46,19 @@ class FineTuneProfile(Record):
     """Where and how."""
 
 
+class TeachProfile(Record):
+    """What `llama2 teach` runs."""
+
+    ghost_attention: GhostAttentionRecipe = GhostAttentionRecipe()
+    """How a model is taught to keep to its first instruction."""
+    temporal: TemporalRecipe = TemporalRecipe()
+    """How it is taught to keep to a stated date."""
+    seed: Natural = 0
+    """Root of every random stream."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
 class AdaptProfile(Record):
     """What `llama2 adapt` runs."""
 
@@ -66,7 +80,7 @@ def load_profile(name: str, changes: list[str], kind: type[Values] = Profile) ->
     """
     path = FOLDER / f"{name}.yaml" if not name.endswith((".yaml", ".yml")) else Path(name)
     if not path.is_file():
-        names = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml")))
+        names = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
         raise ConfigError(f"{path}: no such profile; there are {names}, or give the path of a YAML file")
     return read_profile(kind, path, changes)
 

@@ -27,6 +27,8 @@ class Message(Record):
 
 Dialog = tuple[Message, ...]
 Template = Literal["llama2", "atom"]
+Learn = Literal["all", "last"]
+"""Which answers of a dialog are learned."""
 SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
 """Atom's names of the roles."""
 
@@ -70,7 +72,7 @@ def encode_prompt(
     """
     if template == "atom":
         return _encode_atom(dialog, tokenizer)
-    tokens, _ = _encode(dialog, tokenizer, last="user")
+    tokens, _ = _encode(dialog, tokenizer, "user", "all")
     return tokens
 
 
@@ -84,16 +86,19 @@ def _encode_atom(dialog: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     return [*chain(*said), *tokenizer.encode("Assistant: ", bos=True)]
 
 
-def encode_dialog(dialog: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+def encode_dialog(
+    dialog: Sequence[Message], tokenizer: Tokenizer, learn: Learn = "all"
+) -> tuple[list[int], list[bool]]:
     """Encode a dialog that ends with an assistant turn; also tell which tokens are to be learned.
 
-    Learned are the answers and their EOS; prompts, tags and BOS are not (Llama 2 section 3.1).
+    Learned are the answers and their EOS; prompts, tags and BOS are not (Llama 2 section 3.1). Of `learn` "last" only
+    the last answer is, as in Ghost Attention (section 3.3).
     """
-    return _encode(dialog, tokenizer, last="assistant")
+    return _encode(dialog, tokenizer, "assistant", learn)
 
 
 def _encode(
-    dialog: Sequence[Message], tokenizer: Tokenizer, last: Literal["user", "assistant"]
+    dialog: Sequence[Message], tokenizer: Tokenizer, last: Literal["user", "assistant"], learn: Learn
 ) -> tuple[list[int], list[bool]]:
     for index, message in enumerate(dialog):
         found = next((tag for tag in TAGS if tag in message.content), None)
@@ -103,12 +108,13 @@ def _encode(
     _check_last(turns, last)
     tokens: list[int] = []
     learned: list[bool] = []
-    for turn in turns:
+    for index, turn in enumerate(turns):
         text = turn.content.strip()
         if turn.role == "user":
             piece = tokenizer.encode(f"{B_INST} {text} {E_INST}", bos=True)
         else:
             piece = tokenizer.encode(f"{text} ", eos=True)
         tokens += piece
-        learned += [turn.role == "assistant"] * len(piece)
+        answer = turn.role == "assistant" and (learn == "all" or index == len(turns) - 1)
+        learned += [answer] * len(piece)
     return tokens, learned

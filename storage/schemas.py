@@ -119,6 +119,38 @@ RESPONSES = pa.schema(
         "refused": _FLAG,
     }
 )
+GHOST = pa.schema(  # what Ghost Attention learns from
+    {
+        "id": _TEXT,
+        "constraints": _TEXTS,  # kind/value
+        "shortened": _FLAG,  # the instruction, in the dialog
+        "turns": _COUNT,  # of the user
+        "obeyed": _FLAG,  # by the last answer, the one that is learned
+        "dialog": _TEXT,  # with the instruction in the first turn
+    }
+)
+RETENTION = pa.schema(
+    {
+        "dialog": _COUNT,
+        "turn": _COUNT,  # from 1
+        "constraints": _TEXTS,  # kind/value
+        "kept": _TEXTS,  # those that the answer keeps to
+        "obeyed": _FLAG,  # all are
+        "asked": _TEXT,  # without the instruction
+        "response": _TEXT,
+    }
+)
+DATED = pa.schema(
+    {
+        "event": _TEXT,
+        "event_date": _TEXT,
+        "stated_date": _TEXT,
+        "question": _TEXT,
+        "response": _TEXT,
+        "happened": _FLAG,  # by the stated date
+        "told": _FLAG,  # the answer holds the event's year
+    }
+)
 
 
 class TableWriter:

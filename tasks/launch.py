@@ -53,6 +53,14 @@ FORMAT_VERSIONS = {
     "card": 1,
     "adaptation": 1,
     "export": 1,
+    "constraints": 1,
+    "lessons": 1,
+    "ghost": 1,
+    "retention": 1,
+    "attention": 1,
+    "ghost-report": 1,
+    "temporal": 1,
+    "temporal-report": 1,
 }
 """Raised by one when a change of code changes what a kind holds."""
 

@@ -12,7 +12,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llama2_core.chat import Dialog, encode_dialog, encode_prompt
+from llama2_core.chat import encode_dialog, encode_prompt
 from llama2_core.config import ModelConfig, Record
 from llama2_core.data.loss_masks import (
     Fault,
@@ -31,7 +31,14 @@ from tasks.launch import Job, find, say, start_run, tracker
 from tasks.recipes import PPORecipe
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
-from tasks.tables import dialog_from_json, encode_pair, read_comparison_rows, read_lessons, read_prompt_rows
+from tasks.tables import (
+    Lesson,
+    dialog_from_json,
+    encode_pair,
+    read_comparison_rows,
+    read_lessons,
+    read_prompt_rows,
+)
 
 Item = TypeVar("Item")
 Row = tuple[Sequence[int], Sequence[bool]]
@@ -101,11 +108,11 @@ def lint(recipe: Record, sources: Mapping[str, Path], tokenizer: Tokenizer, cont
 
 
 def lint_lessons(sources: Mapping[str, Path], tokenizer: Tokenizer, context: int) -> Findings:
-    def look(name: str, dialog: Dialog) -> tuple[list[Row], list[Fault]]:
-        tokens, learned = encode_dialog(dialog, tokenizer)
+    def look(name: str, lesson: Lesson) -> tuple[list[Row], list[Fault]]:
+        tokens, learned = encode_dialog(lesson.dialog, tokenizer, lesson.learn)
         return [(tokens, learned)], dialog_faults(name, tokens, learned, tokenizer, context + 1)
 
-    return _collect(read_lessons(sources), look)
+    return _collect(((lesson.id, lesson) for lesson in read_lessons(sources)), look)
 
 
 def lint_comparisons(sources: Mapping[str, Path], tokenizer: Tokenizer, context: int) -> Findings:

@@ -14,7 +14,7 @@ from llama2_core.errors import DataError
 from storage.disk import content_digest
 from storage.schemas import DEMONSTRATIONS, write_table
 from storage.sources.files import read_dialogs
-from tasks.launch import Job, build
+from tasks.launch import Job, build, find
 from tasks.runtime import Runtime
 from tasks.tables import dialog_to_json
 
@@ -38,6 +38,21 @@ def own_model(path: Path, runtime: Runtime) -> str:
         return {"parameters": sum(math.prod(tensor.shape) for tensor in model.tensors.values())}
 
     return build(job, runtime, work)
+
+
+def chosen_model(name: str, runtime: Runtime) -> str:
+    """Return the full name of an artifact, or of what is made of a model at a path."""
+    return own_model(Path(name), runtime) if Path(name).exists() else full_name(name, runtime)
+
+
+def chosen_dialogs(name: str, runtime: Runtime) -> str:
+    """Return the full name of an artifact, or of what is made of a .jsonl file."""
+    return own_dialogs(Path(name), runtime) if Path(name).exists() else full_name(name, runtime)
+
+
+def full_name(name: str, runtime: Runtime) -> str:
+    artifact = find(name, runtime)
+    return f"{artifact.kind}/{artifact.digest}"
 
 
 @task(name="own dialogs", task_run_name="dialogs {path}", cache_policy=NO_CACHE)

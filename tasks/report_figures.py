@@ -73,6 +73,16 @@ def bar_figure(bars: Mapping[str, Mapping[str, float]], x: str, y: str, log: boo
     return drawing.svg
 
 
+def map_figure(maps: Mapping[str, Sequence[Sequence[float]]], x: str, y: str) -> Markup:
+    """Return matrices of values from 0 to 1 side by side under their names, the darker the larger."""
+    with _drawing(x, y, len(maps)) as drawing:
+        for axes, (name, values) in zip(np.atleast_1d(drawing.axes), maps.items(), strict=True):
+            axes.imshow(np.array(values), cmap="Blues", vmin=0, vmax=1, rasterized=True)
+            axes.set_title(name, fontsize=10)
+            axes.grid(visible=False)
+    return drawing.svg
+
+
 @dataclass
 class _Drawing:
     axes: Any
@@ -80,16 +90,17 @@ class _Drawing:
 
 
 @contextmanager
-def _drawing(x: str, y: str) -> Iterator[_Drawing]:
+def _drawing(x: str, y: str, columns: int = 1) -> Iterator[_Drawing]:
     """Yield axes to draw on; then their SVG is there, with a legend where there are several series."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.8, 2.8), layout="constrained")
+        figure, axes = plt.subplots(1, columns, figsize=(4.8 * columns, 2.8 * columns), layout="constrained")
         drawing = _Drawing(axes)
         yield drawing
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        if len(axes.get_legend_handles_labels()[0]) > 1:
-            axes.legend(frameon=False, fontsize=8)
+        for panel in np.atleast_1d(axes):
+            panel.set_xlabel(x)
+            panel.set_ylabel(y)
+            if len(panel.get_legend_handles_labels()[0]) > 1:
+                panel.legend(frameon=False, fontsize=8)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)

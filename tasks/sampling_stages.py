@@ -5,7 +5,7 @@ Work goes in chunks of prompts; a finished chunk is a file below checkpoints/, s
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,12 +27,13 @@ from tasks.stage import Stage
 from tasks.tables import Prompt, dialog_to_json, read_prompts
 
 CHUNK = 256
+Item = TypeVar("Item")
 
 
 def in_chunks(
-    stage: Stage, prompts: Sequence[Prompt], work: Callable[[Sequence[Prompt]], list[dict]]
+    stage: Stage, prompts: Sequence[Item], work: Callable[[Sequence[Item]], list[dict]]
 ) -> list[dict[str, Any]]:
-    """Return the rows that `work` makes of the prompts, a chunk at a time; finished chunks are read back."""
+    """Return the rows that `work` makes of the prompts (or talks), a chunk at a time; finished chunks are read back."""
     stage.checkpoints.mkdir(exist_ok=True)
     log = MetricLog(stage.metrics)
     rows: list[dict[str, Any]] = []

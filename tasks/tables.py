@@ -2,16 +2,17 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from llama2_core.chat import Dialog, Message, assistant, encode_dialog, encode_prompt
+from llama2_core.chat import Dialog, Learn, Message, assistant, encode_dialog, encode_prompt
+from llama2_core.rlhf.ghost_attention import Constraint
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
-from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, PROMPTS, SAMPLES, read_rows
+from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, GHOST, PROMPTS, SAMPLES, read_rows
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,42 @@ def read_texts(corpus: Path) -> Iterator[str]:
             yield row["text"]
 
 
-def read_lessons(parents: Mapping[str, Path]) -> Iterator[tuple[str, Dialog]]:
-    """Yield id and dialog of what fine-tuning learns: prompts with their best samples, or demonstrations."""
+class Lesson(NamedTuple):
+    """A dialog to be learned from, and which of its answers are."""
+
+    id: str
+    dialog: Dialog
+    learn: Learn = "all"
+
+
+def read_lessons(parents: Mapping[str, Path]) -> Iterator[Lesson]:
+    """Yield what fine-tuning learns: prompts with their best samples ("samples"), demonstrations (roles that begin with
+    "dialogs"), dialogs of Ghost Attention ("ghost")."""
     if "samples" in parents:
         for row in read_rows(parents["samples"] / "samples.parquet", SAMPLES):
             if row["selected"]:
-                yield row["prompt_id"], (*dialog_from_json(row["dialog"]), assistant(row["response"]))
-    else:
-        for row in read_rows(parents["dialogs"] / "demonstrations.parquet", DEMONSTRATIONS):
-            yield row["id"], dialog_from_json(row["dialog"])
+                dialog = (*dialog_from_json(row["dialog"]), assistant(row["response"]))
+                yield Lesson(row["prompt_id"], dialog)
+    for role in sorted(role for role in parents if role.startswith("dialogs")):
+        for row in read_rows(parents[role] / "demonstrations.parquet", DEMONSTRATIONS):
+            yield Lesson(row["id"], dialog_from_json(row["dialog"]))
+    if "ghost" in parents:
+        for row in read_rows(parents["ghost"] / "ghost.parquet", GHOST):
+            yield Lesson(row["id"], dialog_from_json(row["dialog"]), "last")
+
+
+def write_constraints(directory: Path, chosen: Sequence[Constraint]) -> dict[str, Any]:
+    """Write constraints.json; return how many there are of each kind."""
+    (directory / "constraints.json").write_text(
+        json.dumps([c.model_dump() for c in chosen], ensure_ascii=False)
+    )
+    kinds = [constraint.kind for constraint in chosen]
+    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def read_constraints(directory: Path) -> tuple[Constraint, ...]:
+    rows = json.loads((directory / "constraints.json").read_text())
+    return tuple(Constraint.model_validate(row) for row in rows)
 
 
 def read_prompt_rows(directory: Path, split: str) -> Iterator[dict[str, Any]]:

@@ -100,9 +100,9 @@ def fine_tune(stage: Stage) -> dict:
     """Fine-tune the base model on answers: demonstrations (SFT) or the best samples (rejection sampling)."""
     recipe, base = FineTuneRecipe.model_validate(stage.recipe), stage.parents["base"]
     config, tokenizer = checkpoint.load_config(base), Tokenizer.load(base / "tokenizer.model")
-    dialogs = [dialog for _, dialog in read_lessons(stage.parents)]
-    random.Random(derive_seed(stage.seed, "packing")).shuffle(dialogs)
-    encoded = [encode_dialog(dialog, tokenizer) for dialog in dialogs]
+    lessons = list(read_lessons(stage.parents))
+    random.Random(derive_seed(stage.seed, "packing")).shuffle(lessons)
+    encoded = [encode_dialog(lesson.dialog, tokenizer, lesson.learn) for lesson in lessons]
     kept = round(len(encoded) * (1 - recipe.validation_share))
 
     def packed(part: Sequence) -> tuple[Examples, np.ndarray, int]:
@@ -140,7 +140,7 @@ def fine_tune(stage: Stage) -> dict:
         save_adapted(stage.directory, base, model, recipe.lora)
     else:
         checkpoint.save_model(stage.directory, model, tokenizer)
-    facts = {"dialogs": len(dialogs), "packed_rows": examples.total, "left_out_too_long": left_out}
+    facts = {"dialogs": len(lessons), "packed_rows": examples.total, "left_out_too_long": left_out}
     return {**training_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
 
 

@@ -25,11 +25,14 @@ from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import (
+    attention_stage,
     comparison_stage,
+    ghost_stage,
     ppo_stage,
     rejection_stage,
     sampling_stages,
     scoring_stage,
+    temporal_stage,
     training_stages,
 )
 from tasks.runtime import Execution
@@ -45,6 +48,11 @@ STAGES = {
     "samples": rejection_stage.samples,
     "evaluation": sampling_stages.evaluation,
     "scores": scoring_stage.scores,
+    "constraints": ghost_stage.constraints,
+    "ghost": ghost_stage.ghost,
+    "retention": ghost_stage.retention,
+    "attention": attention_stage.attention,
+    "temporal": temporal_stage.temporal,
 }
 
 

@@ -5,13 +5,27 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deployments.profiles import FOLDER, Profile, load_profile
+from deployments.profiles import FOLDER, Profile, TeachProfile, load_profile
 from llama2_core.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.yaml")))
 def test_every_profile_validates(name: str) -> None:
     assert load_profile(name, []).recipe.rlhf.second_comparisons.batch == "2"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "teach").glob("*.yaml")))
+def test_every_profile_of_teach_validates(name: str) -> None:
+    assert load_profile(f"teach/{name}", [], TeachProfile).ghost_attention.retention.turns == (2, 4, 6, 20)
+
+
+def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:
+    with pytest.raises(
+        ConfigError, match="instructed teaches a base model: it needs sft, and constraints that"
+    ):
+        load_profile("teach/laptop", ["ghost_attention.sft=null"], TeachProfile)
+    with pytest.raises(ConfigError, match="least_turns 9 is more than most_turns 8"):
+        load_profile("teach/laptop", ["ghost_attention.ghost.least_turns=9"], TeachProfile)
 
 
 def test_a_change_is_applied() -> None:
@@ -67,6 +81,6 @@ def records(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_every_field_has_a_description() -> None:
-    for record in records(Profile):
+    for record in records(Profile) | records(TeachProfile):
         for name, field in record.model_fields.items():
             assert field.description, f"{record.__name__}.{name}"
