@@ -23,9 +23,7 @@ def teach(
     what: Annotated[Literal["ghost-attention", "dates"], typer.Argument(help="See docs/ghost_attention.md.")],
     model: Annotated[str, typer.Argument(help="A model directory or GGUF file, or an artifact.")] = "base",
     dialogs: Annotated[str, typer.Argument(help="Ordinary dialogs, .jsonl or an artifact.")] = "dialogs",
-    profile: Annotated[
-        str, typer.Option(help="teach/laptop, teach/paper, or the path of a YAML file.")
-    ] = "teach/laptop",
+    profile: Annotated[str, typer.Option(help="teach/laptop, teach/paper, or a YAML file.")] = "teach/laptop",
     changes: Changes = None,
     home: Home = Path("var"),
 ) -> None:

@@ -24,7 +24,7 @@ def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:
         ConfigError, match="instructed teaches a base model: it needs sft, and constraints that"
     ):
         load_profile("teach/laptop", ["ghost_attention.sft=null"], TeachProfile)
-    with pytest.raises(ConfigError, match="least_turns 9 is more than most_turns 8"):
+    with pytest.raises(ConfigError, match="least_turns 9 is more than most_turns 6"):
         load_profile("teach/laptop", ["ghost_attention.ghost.least_turns=9"], TeachProfile)
 
 
