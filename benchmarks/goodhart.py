@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path("var"))
     parser.add_argument("--iterations", type=int, default=40)
     chosen = parser.parse_args()
-    profile = load_profile("rounds", [f"runtime.home={chosen.home}"], RoundsProfile)
+    profile = load_profile("rlhf/laptop", [f"runtime.home={chosen.home}"], RoundsProfile)
     recipe, runtime, store = profile.recipe, profile.runtime, Store(chosen.home / "artifacts")
     made = store.artifacts()
     last = next(a for a in reversed(made) if a.kind == "ppo" and "independent" in a.manifest.parents)

@@ -81,7 +81,7 @@ def run(
 
 @app.command(epilog="Examples: llama2 rlhf;  llama2 rlhf --set recipe.rounds=2 --set recipe.carry_over=all")
 def rlhf(
-    profile: Annotated[str, typer.Option(help="rounds, or the path of a YAML file.")] = "rounds",
+    profile: Annotated[str, typer.Option(help="rlhf/laptop, or the path of a YAML file.")] = "rlhf/laptop",
     changes: Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")] = None,
 ) -> None:
     """Go on from the models of `llama2 run`: RLHF in rounds, V1 to V5, and its report."""
