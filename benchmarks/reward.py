@@ -66,7 +66,7 @@ def pairs(job: Job) -> list[Pair]:
                 tokenizer.encode(row[side], bos=True, eos=True) for side in ("chosen", "rejected")
             )
             if max(len(chosen), len(rejected)) <= limit:
-                found.append(Pair(chosen, rejected, "better", True, True))
+                found.append(Pair(chosen, rejected, "better", True, True, 1))
     return found[: 40 * ROWS]
 
 

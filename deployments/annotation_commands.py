@@ -26,7 +26,7 @@ app = typer.Typer()
 annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
 app.add_typer(annotators, name="annotators")
 console = Console()
-CHAT_KINDS = ("chat", "ppo")
+CHAT_KINDS = ("chat", "ppo", "dpo")
 
 
 @app.command(

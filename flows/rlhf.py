@@ -1,4 +1,4 @@
-"""Iterative RLHF: rejection sampling, then PPO, in rounds. Llama 2 section 3.2.3."""
+"""Iterative RLHF: rejection sampling, then PPO, in rounds (Llama 2 section 3.2.3); and DPO, to compare with."""
 
 from prefect import flow
 
@@ -6,6 +6,9 @@ from flows.evaluate import evaluate
 from flows.reward import comparisons, reward, reward_report
 from flows.sft import sft
 from llama2_core.seeding import derive_seed
+from tasks.dpo import dpo as dpo_task
+from tasks.dpo import dpo_job
+from tasks.dpo_recipe import DPORecipe
 from tasks.launch import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.people import await_annotators
@@ -77,6 +80,19 @@ def ppo(
     """Improve a chat model by PPO, once its prompts are found right; an independent reward model may watch."""
     lint_loss_masks(ppo_job(recipe, chat, helpfulness, safety, dialogs, seed, independent), runtime)
     return ppo_task(recipe, chat, helpfulness, safety, dialogs, seed, runtime, independent)
+
+
+@flow(name="dpo", flow_run_name="dpo, seed {seed}")
+def dpo(
+    chat: str,
+    comparisons: list[str],
+    recipe: DPORecipe = DPORecipe(),
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Improve a chat model on batches of comparisons by DPO, once they are found right."""
+    lint_loss_masks(dpo_job(recipe, chat, comparisons, seed), runtime)
+    return dpo_task(recipe, chat, comparisons, seed, runtime)
 
 
 @flow(name="rlhf", flow_run_name="RLHF in rounds, seed {recipe.seed}")

@@ -33,7 +33,7 @@ from llama2_core.training.snapshots import Snapshots
 from llama2_core.training.telemetry import Speedometer
 from storage.disk import atomic_write
 from storage.metrics import MetricLog
-from tasks.signs import HEARTBEAT
+from tasks.signs import beat
 from tasks.stage import Fill, Stage
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
@@ -65,6 +65,8 @@ class Training:
     held_out: Examples | None = None
     learned_from: dict[str, str] = field(default_factory=dict)
     """Fingerprints of what, exchanged under a resumed run, would change it."""
+    begin: Callable[[Any], None] | None = None
+    """Looks at the model as it was filled, before any update and before a checkpoint is loaded."""
 
 
 def fit(stage: Stage, model: Any, fill: Fill, training: Training) -> TrainState:
@@ -88,6 +90,8 @@ def fit(stage: Stage, model: Any, fill: Fill, training: Training) -> TrainState:
         fill(model)
     else:
         model.to(device)
+    if training.begin:
+        training.begin(model)
     state = TrainState(model, adamw(model, training.loop.optimizer))
     with noticing_sigterm() as stopping:
         driver = Driver(stage, state, training, rank, ranks)
@@ -267,15 +271,9 @@ class Driver:
             self._log = MetricLog(self._stage.metrics, self._state.step)
 
     def _heartbeat(self, report: Report) -> None:
-        """Leave a sign of life for whoever watches from outside: its age is the time since a step."""
         if distributed.rank() == 0 and time.monotonic() - self._beat > HEARTBEAT_SECONDS:
-            told = {
-                "step": report.step,
-                "of": self._training.loop.steps,
-                "loss": report.loss,
-                "at": time.time(),
-            }
-            atomic_write(self._stage.directory / HEARTBEAT, json.dumps(told).encode())
+            told = {"step": report.step, "of": self._training.loop.steps, "loss": report.loss}
+            beat(self._stage.directory, **told)
             self._beat = time.monotonic()
 
 

@@ -48,6 +48,7 @@ FORMAT_VERSIONS = {
     "reward-report": 1,
     "samples": 4,
     "ppo": 7,
+    "dpo": 1,
     "evaluation": 4,
     "verdict": 2,
     "card": 1,
@@ -64,7 +65,7 @@ FORMAT_VERSIONS = {
 }
 """Raised by one when a change of code changes what a kind holds."""
 
-TRAINED = frozenset({"base", "chat", "reward"})
+TRAINED = frozenset({"base", "chat", "reward", "ppo", "dpo"})
 """Kinds that several processes, and machines, make together."""
 JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2

@@ -27,6 +27,7 @@ from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from storage.disk import atomic_write
 from tasks.data_card_page import escaped
+from tasks.dpo_recipe import DPORecipe
 from tasks.launch import Job, find, say, start_run, tracker
 from tasks.recipes import PPORecipe
 from tasks.reward_recipe import RewardRecipe
@@ -101,6 +102,8 @@ def lint(recipe: Record, sources: Mapping[str, Path], tokenizer: Tokenizer, cont
     match recipe:
         case RewardRecipe():
             return lint_comparisons(sources, tokenizer, context)
+        case DPORecipe():
+            return lint_comparisons(sources, tokenizer, context, answers=True)
         case PPORecipe():
             return lint_prompts(sources["dialogs"], tokenizer, context, recipe.sampling.max_new_tokens)
         case _:
@@ -115,13 +118,18 @@ def lint_lessons(sources: Mapping[str, Path], tokenizer: Tokenizer, context: int
     return _collect(((lesson.id, lesson) for lesson in read_lessons(sources)), look)
 
 
-def lint_comparisons(sources: Mapping[str, Path], tokenizer: Tokenizer, context: int) -> Findings:
-    """Marked as trained is the token whose score is."""
+def lint_comparisons(
+    sources: Mapping[str, Path], tokenizer: Tokenizer, context: int, answers: bool = False
+) -> Findings:
+    """Marked as trained is the token whose score is, or the whole answer."""
 
     def look(name: str, row: dict[str, Any]) -> tuple[list[Row], list[Fault]]:
         pair = encode_pair(row, tokenizer)
-        rows: list[Row] = [(tokens, [*nothing(tokens)[1:], True]) for tokens in (pair.chosen, pair.rejected)]
-        return rows, pair_faults(name, pair.chosen, pair.rejected, tokenizer, context)
+        sides = pair.chosen, pair.rejected
+        first, second = ([place >= pair.prompt_tokens for place in range(len(side))] for side in sides)
+        faults = pair_faults(name, *sides, tokenizer, context, (first, second) if answers else None)
+        masks = (first, second) if answers else ([*nothing(side)[1:], True] for side in sides)
+        return list(zip(sides, masks, strict=True)), faults
 
     batches = [path for role, path in sources.items() if role.startswith("comparisons")]
     return _collect(((row["id"], row) for row in read_comparison_rows(batches)), look)

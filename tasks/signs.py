@@ -8,11 +8,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from storage.disk import atomic_write
+
 HEARTBEAT = "heartbeat.json"
 NOTES, STACKS = "failure-rank-*.json", "stack-rank-*.txt"
 LOG_CHARACTERS, STACK_CHARACTERS = 4000, 6000
 LOST = ("gloo", "NCCL", "DistBackendError", "DistNetworkError")
 """What errors of collectives are known by: they follow from another rank's end."""
+
+
+def beat(directory: Path, **told: float) -> None:
+    """Leave a sign of life for whoever watches from outside: its age is the time since a step."""
+    atomic_write(directory / HEARTBEAT, json.dumps({**told, "at": time.time()}).encode())
 
 
 @contextmanager

@@ -142,6 +142,7 @@ def encode_pair(row: Mapping[str, Any], tokenizer: Tokenizer) -> Pair:
         grade=row["grade"] or "negligibly better",  # no margin where no grade is known
         chosen_safe=row["chosen_safe"],
         rejected_safe=row["rejected_safe"],
+        prompt_tokens=len(encode_prompt(dialog, tokenizer)),
     )
 
 

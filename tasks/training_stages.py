@@ -33,6 +33,7 @@ from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint, distributed
 from llama2_core.training.objectives import TokenBatch, token_objective
 from storage.shards import TokenShards
+from tasks.dpo_recipe import DPORecipe
 from tasks.fit import Examples, Training, fit
 from tasks.mixture import read_mixture
 from tasks.recipes import FineTuneRecipe, PretrainRecipe
@@ -208,7 +209,7 @@ def accuracy_by_grade(model: torch.nn.Module, pairs: list[Pair]) -> dict[str, di
     return {**table, "all": {"right": sum(right), "n": len(right)}}
 
 
-def epochs_loop(total: int, recipe: FineTuneRecipe | RewardRecipe) -> LoopConfig:
+def epochs_loop(total: int, recipe: FineTuneRecipe | RewardRecipe | DPORecipe) -> LoopConfig:
     """Return the loop that passes over `total` rows as often as the recipe says."""
     if total == 0:
         raise DataError("there is nothing to train on")

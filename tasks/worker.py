@@ -27,6 +27,7 @@ from storage.disk import atomic_write
 from tasks import (
     attention_stage,
     comparison_stage,
+    dpo_stage,
     ghost_stage,
     ppo_stage,
     rejection_stage,
@@ -44,6 +45,7 @@ STAGES = {
     "chat": training_stages.fine_tune,
     "reward": training_stages.reward,
     "ppo": ppo_stage.proximal,
+    "dpo": dpo_stage.dpo,
     "comparisons": comparison_stage.comparisons,
     "samples": rejection_stage.samples,
     "evaluation": sampling_stages.evaluation,

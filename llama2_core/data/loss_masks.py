@@ -113,12 +113,20 @@ def dialog_faults(
 
 
 def pair_faults(
-    name: str, chosen: Sequence[int], rejected: Sequence[int], tokenizer: Tokenizer, limit: int
+    name: str,
+    chosen: Sequence[int],
+    rejected: Sequence[int],
+    tokenizer: Tokenizer,
+    limit: int,
+    learned: tuple[Sequence[bool], Sequence[bool]] | None = None,
 ) -> list[Fault]:
-    """Return the faults of a comparison; one longer than the context, `limit`, is left out."""
+    """Return the faults of a comparison; one longer than the context, `limit`, is left out.
+
+    `learned` is which tokens of both are trained, where answers are and not scores.
+    """
     faults = []
-    for tokens in [chosen, rejected]:
-        faults += _faults(name, turns(tokens, nothing(tokens), tokenizer), FORM, tokenizer)
+    for tokens, mask in zip((chosen, rejected), learned or map(nothing, (chosen, rejected)), strict=True):
+        faults += _faults(name, turns(tokens, mask, tokenizer), FORM | MASK, tokenizer)
     if chosen == rejected:
         faults.append(Fault("equal answers", name, len(chosen) - 1, "the chosen answer is the rejected one"))
     first, second = (tokenizer.decode(tokens).rpartition(E_INST)[0] for tokens in (chosen, rejected))

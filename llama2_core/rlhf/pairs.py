@@ -20,6 +20,8 @@ class Pair:
     chosen_safe: bool | None
     """None where nobody was asked: imports have no labels."""
     rejected_safe: bool | None
+    prompt_tokens: int
+    """Of both rows: where the answers begin."""
 
 
 def mix(own: Sequence[Row], other: Sequence[Row], other_share: float, random_: random.Random) -> list[Row]:

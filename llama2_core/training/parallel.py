@@ -4,8 +4,9 @@ A model comes without memory (on torch's meta device), is arranged, and filled t
 holds more than its shard and one tensor.
 """
 
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,11 +16,11 @@ from llama2_core.config import MeshConfig, ModelConfig, Precision
 from llama2_core.errors import ConfigError
 from llama2_core.model import Block, ScalarModel, Transformer
 from llama2_core.training import distributed
-from llama2_core.training.loop import Loss, Objective
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
+Said = TypeVar("Said")
 COLUMNS, ROWS = ("wq", "wk", "wv", "w1", "w3"), ("wo", "w2")
 """Linear layers of a block that are cut by output and by input (Megatron, arXiv 1909.08053)."""
 
@@ -55,8 +56,12 @@ def arrange(
     precision: Precision = "float32",
     checkpointing: bool = False,
     compiled: bool = False,
+    whole: Collection[nn.Parameter] = (),
 ) -> nn.Module:
-    """Prepare a model for training, in place; nothing of it changes what is learned, but for rounding."""
+    """Prepare a model for training, in place; nothing of it changes what is learned, but for rounding.
+
+    `whole` are parameters that are not sharded: another model has them too.
+    """
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     grid = _grid(mesh) if distributed.world_size() > 1 else None
     if grid and mesh.tensor > 1:
@@ -67,18 +72,21 @@ def arrange(
         if compiled:
             block.compile(dynamic=False)
     if grid:
-        _shard(model, blocks, grid, mesh, precision)
+        _shard(model, blocks, grid, mesh, precision, set(whole))
     return model
 
 
-def autocasting(objective: Objective, precision: Precision) -> Objective:
-    """Return the objective with products cast as they are met; sharded weights come in bfloat16 already."""
-    if precision == "float32" or distributed.world_size() > 1:
-        return objective
+def autocasting(said: Callable[[Any, Any], Said], precision: Precision) -> Callable[[Any, Any], Said]:
+    """Return an objective, or what else is said of a model and a batch, with products cast as they are met.
 
-    def cast(model: nn.Module, batch: Any) -> Loss:
+    Sharded weights come in bfloat16 already.
+    """
+    if precision == "float32" or distributed.world_size() > 1:
+        return said
+
+    def cast(model: Any, batch: Any) -> Said:
         with torch.autocast(distributed.device().type, torch.bfloat16):
-            return objective(model, batch)
+            return said(model, batch)
 
     return cast
 
@@ -117,7 +125,12 @@ def _cut(model: nn.Module, blocks: list[Block], group: "DeviceMesh") -> None:
 
 
 def _shard(
-    model: nn.Module, blocks: list[Block], grid: "DeviceMesh", mesh: MeshConfig, precision: Precision
+    model: nn.Module,
+    blocks: list[Block],
+    grid: "DeviceMesh",
+    mesh: MeshConfig,
+    precision: Precision,
+    whole: set[nn.Parameter],
 ) -> None:
     """FSDP2, a block at a time. Weights are gathered in the precision, gradients summed in float32."""
     from torch.distributed.fsdp import (  # noqa: PLC0415
@@ -137,6 +150,7 @@ def _shard(
         "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available())
         if mesh.cpu_offload
         else OffloadPolicy(),
+        "ignored_params": whole,
     }
     for block in blocks:
         fully_shard(block, **options)

@@ -134,6 +134,23 @@ def test_comparisons(asked: list[int], said: list[int], tokenizer: Tokenizer) ->
     assert kinds(chosen, prompt(tokenizer, "the dog") + said) == ["different prompts"]
 
 
+def test_comparisons_whose_answers_are_trained(
+    asked: list[int], said: list[int], tokenizer: Tokenizer
+) -> None:
+    chosen, rejected = joined(asked, said), joined(asked, answer(tokenizer, "ran"))
+
+    def kinds(first: list[bool]) -> list[str]:
+        masks = first, rejected[1]
+        return [f.kind for f in pair_faults("c", chosen[0], rejected[0], tokenizer, 64, masks)]
+
+    begins = len(asked)
+    right = [place >= begins for place in range(len(chosen[0]))]
+    assert kinds(right) == []
+    assert kinds([place >= begins - 1 for place in range(len(right))]) == ["trained prompt"]
+    assert kinds([place > begins for place in range(len(right))]) == ["untrained answer"]
+    assert kinds([*right[:-1], False]) == ["untrained stop"]
+
+
 def test_prompts(asked: list[int], said: list[int], tokenizer: Tokenizer) -> None:
     def kinds(tokens: list[int], limit: int = 128) -> list[str]:
         return [fault.kind for fault in prompt_faults("p", tokens, tokenizer, limit, 48)]

@@ -71,7 +71,7 @@ def test_gradients_of_one_shared_pass_are_those_of_two(config: ModelConfig) -> N
     initialise(model, config, torch.Generator().manual_seed(0))
     numbers = random.Random(0)
     rows = [[1, *[numbers.randrange(3, 60) for _ in range(numbers.randrange(2, 9))]] for _ in range(8)]
-    pairs = [Pair(rows[2 * i], rows[2 * i + 1], grade, True, i > 1) for i, grade in enumerate(GRADES)]
+    pairs = [Pair(rows[2 * i], rows[2 * i + 1], grade, True, i > 1, 1) for i, grade in enumerate(GRADES)]
     reward_objective(RewardConfig(margin="small"))(model, pair_batch(pairs, "small")).total.backward()
     shared = {
         name: parameter.grad.clone()
@@ -131,7 +131,7 @@ def test_a_reward_model_overfits_a_batch(config: ModelConfig) -> None:
     initialise(model, config, torch.Generator().manual_seed(0))
     numbers = random.Random(0)
     rows = [[1, *[numbers.randrange(3, 60) for _ in range(numbers.randrange(4, 9))]] for _ in range(32)]
-    pairs = [Pair(rows[2 * i], rows[2 * i + 1], "better", True, False) for i in range(16)]
+    pairs = [Pair(rows[2 * i], rows[2 * i + 1], "better", True, False, 1) for i in range(16)]
     state = TrainState(model, adamw(model, OptimizerConfig()))
     optimizer = OptimizerConfig(peak_learning_rate=3e-3, warmup_steps=0, schedule="constant")
     objective = reward_objective(RewardConfig(safety_auxiliary_weight=0.1))

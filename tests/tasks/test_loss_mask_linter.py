@@ -11,7 +11,7 @@ from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.reward import reward
-from flows.rlhf import ppo, rejection
+from flows.rlhf import dpo, ppo, rejection
 from flows.sft import sft
 from llama2_core.chat import Dialog, assistant, user
 from llama2_core.config import ModelConfig, Record
@@ -19,6 +19,7 @@ from llama2_core.errors import DataError
 from llama2_core.tokenizer import Tokenizer
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, PROMPTS, SAMPLES, write_table
 from tasks.dialogs import write_dialogs
+from tasks.dpo_recipe import DPORecipe
 from tasks.launch import Job, build, tracker
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.own import Own
@@ -195,6 +196,9 @@ def test_reward_modelling_stops_at_a_fault(
     with pytest.raises(DataError, match=message):
         reward(model, [right, wrong], RewardRecipe(), 0, runtime)
     assert "</mark>" in report(runtime, "loss-masks-helpfulness-reward-model-2")
+    with pytest.raises(DataError, match=message):
+        dpo(model, [right, wrong], DPORecipe(), 0, runtime)
+    assert "[/INST]<mark>·ran·&lt;/s&gt;</mark>" in report(runtime, "loss-masks-dpo")
 
 
 @pytest.mark.parametrize(
