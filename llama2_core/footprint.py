@@ -226,11 +226,17 @@ def cache_bytes(config: ModelConfig, tokens: int) -> int:
 
 
 def gathered_bytes(networks: Sequence[Network], setup: Setup) -> int:
-    """Return the bytes that one rank of several holds whole, of the largest model."""
+    """Return the bytes that one rank of several holds whole, of the largest model; where it samples, of the policy.
+
+    Adapters of PPO change weights that judges share: those are whole too.
+    """
     if setup.ranks == 1:
         return 0
-    whole = (root_count(n.config, n.scalar) + 2 * block_count(n.config) for n in networks)
-    return max(whole) * BYTES[setup.precision]
+    if setup.slots:
+        whole = [network for network in networks if network.lora] or networks[:1]
+        return round(sum(network.weight_bytes() for network in whole))
+    parts = (root_count(n.config, n.scalar) + 2 * block_count(n.config) for n in networks)
+    return max(parts) * BYTES[setup.precision]
 
 
 def memory(networks: Sequence[Network], setup: Setup) -> Memory:

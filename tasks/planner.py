@@ -83,7 +83,7 @@ class Planner:
         return Workload(
             stage=stage,
             networks=(policy, policy),
-            setup=self._one_process(),
+            setup=self._sampling(),
             tokens=tokens,
             flops=tokens * forward_flops(policy, self.context),
             decoded_tokens=2 * ceil(prompts / self.execution.slots) * recipe.sampling.max_new_tokens,
@@ -94,7 +94,7 @@ class Planner:
         """Where a server samples, that machine is not ours to plan."""
         policy = Network(config=self.model, trained=False)
         judge = Network(config=self.model, scalar=True, trained=False)
-        answers, setup = prompts * recipe.samples, self._one_process()
+        answers, setup = prompts * recipe.samples, self._sampling()
         decoded = ceil(answers / self.execution.slots) * recipe.sampling.max_new_tokens
         networks = (policy, judge, judge)
         if recipe.engine.kind == "server":
@@ -124,17 +124,17 @@ class Planner:
         read = forward_flops(learners[0], self.context)  # while sampling; then every model reads the rows
         read += sum(forward_flops(network, self.context) for network in read_by)
         update = sum(training_flops(network, self.context) for network in learners)
-        batches = ppo.iterations * ceil(ppo.batch_rows / self.execution.slots) + looks * ceil(
-            held_out / self.execution.slots
-        )
+        ranks = min(self.cluster.accelerators, ppo.mini_batch_rows)
+        slots = self.execution.slots * ranks  # of all of them: each samples its share
+        batches = ppo.iterations * ceil(ppo.batch_rows / slots) + looks * ceil(held_out / slots)
         return Workload(
             stage="PPO",
             networks=networks,
-            setup=self._one_process(ppo.mini_batch_rows, ppo.micro_rows),
+            setup=self._sampling(ppo.mini_batch_rows, ppo.micro_rows, ranks),
             tokens=learned * self.context,
             updates=ppo.iterations * ppo.batch_rows // ppo.mini_batch_rows,
             flops=self.context * ((learned + looked) * read + learned * update),
-            decoded_tokens=batches * recipe.sampling.max_new_tokens,
+            decoded_tokens=ranks * batches * recipe.sampling.max_new_tokens,
             bound=f"at most {ppo.iterations:,} iterations, answers as long as the context",
         )
 
@@ -153,16 +153,19 @@ class Planner:
             checkpointing=self.execution.activation_checkpointing,
         )
 
-    def _one_process(self, rows: int = 0, micro_rows: int = 0) -> Setup:
-        """Sampling and PPO are not spread, and float32."""
+    def _sampling(self, rows: int = 0, micro_rows: int = 0, ranks: int = 1) -> Setup:
+        """Float32; sampling alone, which learns from no rows, is not spread."""
+        share = ceil(rows / ranks)
         return Setup(
             precision="float32",
             device=self.cluster.device,
             row_tokens=self.context,
-            micro_rows=min(rows, micro_rows),
-            micro_batches=ceil(rows / micro_rows) if rows else 1,
+            micro_rows=min(share, micro_rows),
+            micro_batches=ceil(share / micro_rows) if rows else 1,
             whole_logits=True,
             slots=self.execution.slots,
+            ranks=ranks,
+            most_ranks=max(1, rows),
         )
 
 

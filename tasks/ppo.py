@@ -24,7 +24,7 @@ def ppo(
     independent: str | None = None,
 ) -> str:
     """Improve the chat model against both reward models, near the model it starts from; say how sound that was."""
-    job = ppo_job(recipe, chat, helpfulness, safety, dialogs, seed, independent)
+    job = ppo_job(recipe, chat, helpfulness, safety, dialogs, seed, independent, runtime.processes)
     name = build(job, runtime)
     publish_diagnosis(name, runtime)
     return name
@@ -38,10 +38,12 @@ def ppo_job(
     dialogs: str,
     seed: int,
     independent: str | None = None,
+    processes: int = 1,
 ) -> Job:
     """Return the stage; an independent reward model only watches, and is a parent only where there is one."""
     parents = {"chat": chat, "helpfulness": helpfulness, "safety": safety, "dialogs": dialogs}
-    return Job("PPO", "ppo", recipe, seed, parents | ({"independent": independent} if independent else {}))
+    parents |= {"independent": independent} if independent else {}
+    return Job("PPO", "ppo", recipe, seed, parents, processes=processes)
 
 
 def publish_diagnosis(name: str, runtime: Runtime) -> None:

@@ -88,10 +88,14 @@ def assign(model: nn.Module, weights: Any) -> None:
 
 def reward_model(stage: Stage, role: str, tokenizer: Tokenizer) -> ScalarModel:
     """Load the parent that scores what a policy says. Raises ConfigError when it cannot read the policy's tokens."""
-    model, own = checkpoint.load_reward_model(stage.parents[role])
-    if own.digest != tokenizer.digest:
+    refuse_other_tokenizer(stage, role, tokenizer)
+    return checkpoint.load_reward_model(stage.parents[role])[0]
+
+
+def refuse_other_tokenizer(stage: Stage, role: str, tokenizer: Tokenizer) -> None:
+    """Raise ConfigError for a parent that cannot read a policy's tokens."""
+    if Tokenizer.load(stage.parents[role] / "tokenizer.model").digest != tokenizer.digest:
         raise ConfigError(
             f"the {role} reward model {stage.parents[role].name[:12]} has another tokenizer than the chat model, so it "
             "cannot read its tokens: train it from a model of this run"
         )
-    return model

@@ -34,6 +34,10 @@ class Judges:
     independent: nn.Module | None = None
     """One that PPO does not maximise: where it falls while the others rise, they are being deceived (Goodhart)."""
 
+    def models(self) -> list[nn.Module]:
+        found = (self.reference, self.helpfulness, self.safety, self.independent)
+        return [model for model in found if model is not None]
+
 
 def twin(model: Model) -> Model:
     """Return a second model on the same weights: adapters put on one leave the other as it is, and cost only theirs."""

@@ -13,7 +13,8 @@ from llama2_core.model import Transformer
 from llama2_core.rlhf import diagnostics
 from llama2_core.rlhf.actors import ActorCritic, Judges
 from llama2_core.rlhf.reward import combined_score, sequence_scores, whitened_logit
-from llama2_core.rlhf.rollout import Rollout, chosen_logprobs
+from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs
+from llama2_core.training import distributed
 
 CHUNK = 1024
 """Predictions whose whole distributions are looked at together."""
@@ -89,17 +90,20 @@ class Opinions:
     """Raw, of each row [B]: helpfulness, safety, and independent where there is such a model."""
 
 
-def consult(model: ActorCritic, judges: Judges, rollout: Rollout, config: PPOConfig) -> Opinions:
-    """Run all models over a rollout, in the micro-batches and by the kernels of the updates.
+def consult(
+    model: ActorCritic, judges: Judges, rollout: Rollout, config: PPOConfig, share: Share = (0, 1)
+) -> Opinions:
+    """Run all models over a rollout, in the micro-batches and by the kernels of the updates; processes share it out.
 
     So the policy's log-probabilities are those that the first update finds again, to the last bit: with gradients a
     product may go another way than without, and in another batch its sums may have another order.
     """
     tokens: dict[str, Tensor] = {}
     scores: dict[str, Tensor] = {}
-    for index in (
-        index for parts in rollout.mini_batches(config.mini_batch_rows, config.micro_rows) for index in parts
-    ):
+    times = torch.zeros(len(rollout.last), device=rollout.last.device)
+    mini_batches = rollout.mini_batches(config.mini_batch_rows, config.micro_rows, share)
+    for index in (index for parts in mini_batches for index in parts):
+        times[index] += 1
         part = rollout.rows(index)
         said = _token_opinions(model, judges.reference, part, config.temperature)
         for name, found in said.items():
@@ -110,6 +114,13 @@ def consult(model: ActorCritic, judges: Judges, rollout: Rollout, config: PPOCon
             if judge is not None:
                 found = _score(judge, part.tokens, part.last)
                 scores.setdefault(name, torch.zeros(len(rollout.last), device=found.device))[index] = found
+    for part in (model.policy, model.value_model, *judges.models()):
+        distributed.reshard(part)
+    distributed.sum_across_ranks(times)
+    for name, said in tokens.items():
+        tokens[name] = distributed.sum_across_ranks(said) / times.unsqueeze(1)
+    for name, raw in scores.items():
+        scores[name] = distributed.sum_across_ranks(raw) / times
     return Opinions(tokens, scores)
 
 
@@ -153,10 +164,16 @@ def _distribution_facts(logits: Tensor, reference_logits: Tensor) -> dict[str, T
 
 @torch.no_grad()
 def judge(
-    model: ActorCritic, judges: Judges, rollout: Rollout, is_safety: Tensor, config: PPOConfig, kl_coef: float
+    model: ActorCritic,
+    judges: Judges,
+    rollout: Rollout,
+    is_safety: Tensor,
+    config: PPOConfig,
+    kl_coef: float,
+    share: Share = (0, 1),
 ) -> tuple[Experience, dict[str, float]]:
-    """Score a rollout and turn it into experience; the metrics are means over its rows."""
-    mask, said = rollout.mask, consult(model, judges, rollout, config)
+    """Score a rollout and turn it into experience; the metrics are means over its rows, on all processes the same."""
+    mask, said = rollout.mask, consult(model, judges, rollout, config, share)
     logprobs, values = said.tokens["logprobs"], said.tokens["values"]
     helpfulness, safety = said.scores["helpfulness"], said.scores["safety"]
     combined = combined_score(helpfulness, safety, is_safety, config.safety_threshold)
@@ -177,7 +194,8 @@ def judge(
         **_score_metrics(said, combined),
         **_rollout_metrics(rollout, said, row_kl),
     }
-    return Experience(rollout, logprobs, values, whiten(advantages, mask), returns), metrics
+    experience = Experience(rollout, logprobs, values, whiten(advantages, mask), returns)
+    return experience, distributed.from_rank_zero(metrics)
 
 
 def _score_metrics(said: Opinions, combined: Tensor) -> dict[str, float]:
@@ -212,4 +230,5 @@ def _reread(judge: nn.Module, rollout: Rollout, scores: Tensor) -> float:
     row = int(rollout.last.argmin())
     end = rollout.last[row : row + 1]
     alone = _score(judge, rollout.tokens[row : row + 1, : int(end) + 1], end)
+    distributed.reshard(judge)
     return (alone - scores[row]).abs().item()

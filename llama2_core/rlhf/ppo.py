@@ -17,7 +17,7 @@ from llama2_core.model import Transformer
 from llama2_core.rlhf import diagnostics
 from llama2_core.rlhf.actors import ActorCritic, Judges
 from llama2_core.rlhf.experience import Experience, judge
-from llama2_core.rlhf.rollout import Rollout, chosen_logprobs
+from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs
 from llama2_core.training.loop import Loss, Report, TrainState, optimizer_step
 
 ROUNDING = 1e-6
@@ -97,12 +97,14 @@ def ppo(
     config: PPOConfig,
     optimizer: OptimizerConfig,
     kl_coef: float,
+    share: Share = (0, 1),
 ) -> Iterator[PPOReport]:
     """Improve `state.model`, an ActorCritic, yielding a report an iteration; the caller saves and stops.
 
     `sample(policy, iteration)` returns a rollout and which of its prompts are safety prompts, bool [B]; it is a
     pure function of both, so that a resumed run repeats nothing and skips nothing. `state.step` counts updates.
-    `kl_coef` is beta to begin with: the config's, or what the last report says where a run is resumed. Raises
+    `kl_coef` is beta to begin with: the config's, or what the last report says where a run is resumed. With several
+    processes `sample` returns the whole rollout on each, and each learns from its `share` of a mini-batch. Raises
     RatioError when the first mini-batch of an iteration is not seen as the rollout's policy saw it.
     """
     model = state.model
@@ -112,9 +114,9 @@ def ppo(
     while state.step < config.iterations * updates:
         iteration = state.step // updates
         rollout, is_safety = sample(model.policy, iteration)
-        experience, metrics = judge(model, judges, rollout, is_safety, config, kl_coef)
+        experience, metrics = judge(model, judges, rollout, is_safety, config, kl_coef, share)
         reports: list[Report] = []
-        for parts in rollout.mini_batches(config.mini_batch_rows, config.micro_rows):
+        for parts in rollout.mini_batches(config.mini_batch_rows, config.micro_rows, share):
             micro_batches = [experience.rows(part) for part in parts]
             steps = config.iterations * updates
             reports.append(optimizer_step(state, objective, micro_batches, optimizer, steps))

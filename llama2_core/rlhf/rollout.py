@@ -10,6 +10,10 @@ from torch import Tensor
 from llama2_core.config import SamplingConfig
 from llama2_core.generate import Completion, Request, generate, pad_right
 from llama2_core.model import Transformer
+from llama2_core.training import distributed
+
+Share = tuple[int, int]
+"""Which part of a batch a process learns from, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,17 @@ class Rollout:
         """Split an index into parts of at most `rows` rows of like length."""
         return index[self.last[index].argsort(stable=True)].split(rows)
 
-    def mini_batches(self, mini_batch_rows: int, micro_rows: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield the mini-batches in order, each as the rows of its micro-batches."""
+    def mini_batches(
+        self, mini_batch_rows: int, micro_rows: int, share: Share = (0, 1)
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Yield a process' share of the mini-batches in order, each as the rows of its micro-batches.
+
+        All shares are as large, for sharded models are called by all: one that lacks a row has the first again.
+        """
+        rank, ranks = share
         for rows in torch.arange(len(self.last), device=self.last.device).split(mini_batch_rows):
-            yield self.by_length(rows, micro_rows)
+            own = torch.cat([rows, rows[:1].expand(-len(rows) % ranks)])[rank::ranks]
+            yield self.by_length(own, micro_rows)
 
 
 def assemble(prompts: Sequence[Sequence[int]], completions: Sequence[Completion], eos_id: int) -> Rollout:
@@ -67,10 +78,12 @@ def roll_out(
     eos_id: int,
     slots: int,
 ) -> Rollout:
-    """Sample one response a prompt from the policy."""
+    """Sample one response a prompt from the policy, each process its share; all know all of them."""
+    rank, ranks = distributed.rank(), distributed.world_size()
     requests = [Request(prompt, seed, config) for prompt, seed in zip(prompts, seeds, strict=True)]
-    completions = dict(generate(policy, requests, eos_id, slots))
-    return assemble(prompts, [completions[index] for index in range(len(prompts))], eos_id)
+    own = distributed.from_all_ranks(dict(generate(policy, requests[rank::ranks], eos_id, slots)))
+    completions = [own[index % ranks][index // ranks] for index in range(len(prompts))]
+    return assemble(prompts, completions, eos_id)
 
 
 def token_logprobs(model: torch.nn.Module, tokens: Tensor) -> Tensor:

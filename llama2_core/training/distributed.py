@@ -5,13 +5,14 @@ Sharded tensors are imported where they are met: that takes a second, and a sing
 
 import os
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 
+Said = TypeVar("Said")
 COLLECTIVE_SLACK = 1.1
 """The watchdog, which shows stacks, is to speak before the process group does."""
 
@@ -69,13 +70,22 @@ def any_rank(flag: bool) -> bool:
     return bool(sum_across_ranks(torch.tensor(int(flag)))) if world_size() > 1 else flag
 
 
-def from_rank_zero(value: str) -> str:
+def from_rank_zero(value: Said) -> Said:
     """Return what rank 0 says; all must call."""
     if world_size() == 1:
         return value
     said = [value]
     dist.broadcast_object_list(said, device=torch.device("cpu"))
     return said[0]
+
+
+def from_all_ranks(value: Said) -> list[Said]:
+    """Return what every rank says, in their order; all must call."""
+    if world_size() == 1:
+        return [value]
+    said: list[Any] = [None] * world_size()
+    dist.all_gather_object(said, value)
+    return said
 
 
 def reshard(model: nn.Module) -> None:

@@ -33,6 +33,19 @@ def test_rollout_masks_on_a_drawn_row() -> None:
     assert rollout.sampled.tolist() == [[0, -1, -2, -3], [-4, -5, 0, 0]]
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_processes_share_out_every_row_and_are_called_as_often(ranks: int) -> None:
+    """Seven rows in mini-batches of four: the second has three, so of two processes one has its first row again."""
+    answers = [said(*range(3, 4 + row)) for row in range(7)]
+    rollout = assemble([[1]] * 7, answers, eos_id=2)
+    shares = [list(rollout.mini_batches(4, 2, (rank, ranks))) for rank in range(ranks)]
+    for number, whole in enumerate(({0, 1, 2, 3}, {4, 5, 6})):
+        parts = [share[number] for share in shares]
+        assert len({tuple(map(len, part)) for part in parts}) == 1
+        seen = [row for part in parts for rows in part for row in rows.tolist()]
+        assert set(seen) == whole and len(seen) - len(whole) < ranks
+
+
 def test_advantages_by_hand() -> None:
     """gamma 1, lambda 0.5; r = 0, 1; V = 0.5, 0.25: A2 = 0.75, A1 = -0.25 + 0.375 = 0.125."""
     mask = torch.tensor([[False, True, True, False]])

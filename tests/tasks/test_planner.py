@@ -111,13 +111,16 @@ def test_ppo_holds_five_models_and_trains_two(planned: dict[str, Plan]) -> None:
     assert made.memory.loss == 16 * 128 * TINY_0_9M.vocab_size * 12
 
 
-def test_training_is_spread_and_sampling_is_not() -> None:
+def test_training_and_ppo_are_spread_and_sampling_is_not() -> None:
     four = CLUSTER.model_copy(update={"accelerators": 4})
     spread = {each.workload.stage: each for each in plans(Llama2Recipe(), Runtime(), four)}
     assert spread["pretraining"].workload.setup.micro_rows == 4
     assert spread["pretraining"].memory.weights == POLICY
-    for stage in ("PPO", "rejection samples", "comparisons 1"):
+    for stage in ("rejection samples", "comparisons 1"):
         assert spread[stage].workload.setup.ranks == 1
+    ppo = spread["PPO"]
+    assert ppo.memory.weights == 2 * POLICY + 3 * SCALAR and ppo.memory.gathered == 4 * POLICY
+    assert ppo.workload.decoded_tokens == 4 * (200 + 41) * 48, "four processes with 128 slots each"
 
 
 def test_ranks_are_no_more_than_rows() -> None:

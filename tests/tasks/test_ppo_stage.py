@@ -1,11 +1,13 @@
 """PPO as the worker does it: broken off and resumed, with adapters, watched by an independent reward model."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,18 @@ class Killed(BaseException):
     """Stands for a kill: nothing catches it."""
 
 
+def kill_at(real: Callable, at: int) -> Callable:
+    """Return a function that dies at its so-manieth call."""
+    calls = itertools.count(1)
+
+    def call(*args, **kwargs):
+        if next(calls) == at:
+            raise Killed
+        return real(*args, **kwargs)
+
+    return call
+
+
 def test_a_run_broken_off_anywhere_ends_where_a_straight_one_does(
     parents: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,16 +73,8 @@ def test_a_run_broken_off_anywhere_ends_where_a_straight_one_does(
     broken = stage_in(tmp_path / "broken", parents)
 
     def breaking(owner: object, name: str, at: int) -> None:
-        calls, real = [0], getattr(owner, name)
-
-        def call(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == at:
-                raise Killed
-            return real(*args, **kwargs)
-
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(owner, name, call)
+            patch.setattr(owner, name, kill_at(getattr(owner, name), at))
             proximal(broken)
 
     breaking(ppo_stage.Looks, "record", 1)
@@ -84,6 +90,21 @@ def test_a_run_broken_off_anywhere_ends_where_a_straight_one_does(
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert all(row["first_ratio_error"] == 0 for row in rows[1:])
     assert len({row["kl_coef"] for row in rows[1:]}) == len(rows) - 1, "beta follows the KL target"
+
+
+def test_long_iterations_are_saved_one_by_one(
+    parents: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"ppo": RECIPE.ppo.model_copy(update={"iterations": 2})})
+    straight, broken = (stage_in(tmp_path / name, parents, recipe) for name in ("straight", "broken"))
+    expected = proximal(straight)
+    monkeypatch.setattr(ppo_stage, "SAVE_SECONDS", -1.0)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ppo_stage.Run, "record", kill_at(ppo_stage.Run.record, 3))
+        proximal(broken)
+    assert [path.name for path in broken.checkpoints.glob("step-*")] == ["step-00000002"], "no look is due"
+    assert proximal(broken) == expected
+    assert sha256(broken.metrics) == sha256(straight.metrics)
 
 
 @pytest.mark.slow
@@ -150,6 +171,14 @@ def test_another_tokenizer_and_too_few_prompts_are_refused(
     save_model(parents["safety"], ScalarModel(config), other)
     with pytest.raises(ConfigError, match=r"the safety reward model .* another tokenizer"):
         proximal(stage_in(tmp_path / "other", parents))
+
+
+def test_a_mini_batch_that_cannot_be_shared_out_is_refused(
+    parents: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo_stage.parallel, "data_share", lambda mesh: (0, 3))
+    with pytest.raises(ConfigError, match=r"mini_batch_rows 8 cannot be shared out evenly among 3 processes"):
+        proximal(stage_in(tmp_path / "uneven", parents))
 
 
 def held_bytes(learner: torch.nn.Module, judges, optimizer: torch.optim.Optimizer) -> int:
