@@ -27,7 +27,7 @@ SHORT = RECIPE.model_copy(
         "held_out_prompts": 7,
     }
 )
-"""The last of seven prompts, and of the eight that a mini-batch would have, is nobody's: the shares are uneven."""
+"""Of seven prompts set aside one process has four, the other three."""
 
 
 def told(folder: Path, parents: dict[str, Path], recipe: PPORecipe = SHORT) -> list[str]:
