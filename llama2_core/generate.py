@@ -74,10 +74,11 @@ def generate(
     eos_id: int,
     slots: int = 128,
     decode: Decode | None = None,
+    shared: int = 0,
 ) -> Iterator[tuple[int, Completion]]:
     """Yield (index of the request, completion) as rows finish, in no fixed order. Arguments as of `stream`."""
     open_rows: dict[int, Completion] = {}
-    for index, token, logprob, finish in stream(model, requests, eos_id, slots, decode):
+    for index, token, logprob, finish in stream(model, requests, eos_id, slots, decode, shared):
         completion = open_rows.setdefault(index, Completion())
         completion.logprobs.append(logprob)
         if finish != "eos":
@@ -94,12 +95,14 @@ def stream(
     eos_id: int,
     slots: int = 128,
     decode: Decode | None = None,
+    shared: int = 0,
 ) -> Iterator[Sampled]:
     """Yield every token as it is drawn, the rows of at most `slots` requests in turn.
 
     A row ends at EOS, at one of its stop texts (found in what `decode` makes of its last tokens), after its
-    `max_new_tokens`, or at the model's longest sequence. Raises DataError for a prompt that leaves no room for an
-    answer, ConfigError for stop texts without `decode`.
+    `max_new_tokens`, or at the model's longest sequence. So many tokens as all prompts share, at their beginning and
+    without the last, are read once; it changes nothing but rounding. Raises DataError for a prompt that leaves no room
+    for an answer, ConfigError for stop texts without `decode`.
     """
     limit = model.config.max_seq_len
     for index, request in enumerate(requests):
@@ -110,7 +113,7 @@ def stream(
         if request.config.stop and decode is None:
             raise ConfigError(f"request {index} has stop texts: pass the tokenizer's decode to find them")
     waiting = iter([_Row(index, request, limit) for index, request in enumerate(requests)])
-    batch = _Slots(model, requests, slots)
+    batch = _Slots(model, requests, slots, shared)
     batch.refill(waiting)
     while any(batch.rows):
         for slot, row, token, logprob in batch.draw():
@@ -164,7 +167,7 @@ class _Row:
 class _Slots:
     """The rows being sampled: cache, next logits, and whose turn each slot serves."""
 
-    def __init__(self, model: Transformer, requests: Sequence[Request], slots: int) -> None:
+    def __init__(self, model: Transformer, requests: Sequence[Request], slots: int, shared: int) -> None:
         self.model = model
         count = min(slots, len(requests))
         capacity = max((_longest(request, model.config.max_seq_len) for request in requests), default=0)
@@ -177,6 +180,10 @@ class _Slots:
         penalised = any(request.config.repetition_penalty != 1 for request in requests)
         self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
         self.head = _head(model, count)
+        self.shared = KVCache(model.config, 1, shared, self.cache.keys)
+        if shared:
+            begin = torch.tensor([list(requests[0].tokens[:shared])], device=self.device)
+            model.hidden(begin, self.shared, torch.arange(shared, device=self.device).unsqueeze(0))
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -202,10 +209,13 @@ class _Slots:
         unique = list(dict.fromkeys(prompts))  # K samples of a prompt are neighbours: it is read once
         place = {prompt: number for number, prompt in enumerate(unique)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
-        lengths = torch.tensor([len(prompt) for prompt in unique], device=self.device)
-        tokens = pad_right(unique).to(self.device)
-        cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys)
-        positions = torch.arange(tokens.shape[1], device=self.device).expand_as(tokens)
+        begin = self.shared.keys.shape[2]
+        lengths = torch.tensor([len(prompt) - begin for prompt in unique], device=self.device)
+        tokens = pad_right([prompt[begin:] for prompt in unique]).to(self.device)
+        cache = KVCache(self.model.config, len(unique), begin + tokens.shape[1], self.cache.keys)
+        everyone = torch.arange(len(unique), device=self.device)
+        cache.replace_rows(everyone, self.shared, torch.zeros_like(everyone))
+        positions = torch.arange(begin, begin + tokens.shape[1], device=self.device).expand_as(tokens)
         hidden = self.model.hidden(tokens, cache, positions)
         last = hidden[torch.arange(len(unique), device=self.device), lengths - 1]
         self.logits[slots] = self.model.output(last).float()[rows]

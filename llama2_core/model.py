@@ -79,6 +79,29 @@ class CacheWindow:
         return self.keys[layer], self.values[layer]
 
 
+class TreeCache:
+    """What rows see in which each token follows its ancestors: bool [B, T, T], behind a stem that all rows share.
+
+    Nothing is kept of the rows themselves.
+    """
+
+    def __init__(self, ancestors: Tensor, stem: KVCache | None) -> None:
+        rows, length, _ = ancestors.shape
+        before = ancestors.new_ones(rows, length, stem.keys.shape[2] if stem else 0)
+        self.visible = torch.cat([before, ancestors], 2).unsqueeze(1)
+        self.stem = stem
+
+    def at(self, positions: Tensor) -> "TreeCache":
+        return self
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if self.stem is None:
+            return keys, values
+        of_stem = self.stem.keys[layer], self.stem.values[layer]
+        stem_keys, stem_values = (kept.expand(len(keys), -1, -1, -1) for kept in of_stem)
+        return torch.cat([stem_keys, keys], 1), torch.cat([stem_values, values], 1)
+
+
 class DocumentWindow:
     """What packed rows see: each position those of its own document up to itself. `begins` is bool [B, T]."""
 
@@ -92,7 +115,7 @@ class DocumentWindow:
         return keys, values
 
 
-Window = CacheWindow | DocumentWindow
+Window = CacheWindow | TreeCache | DocumentWindow
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -212,7 +235,7 @@ class Transformer(nn.Module):
     def hidden(
         self,
         tokens: Tensor,
-        cache: KVCache | None = None,
+        cache: KVCache | TreeCache | None = None,
         positions: Tensor | None = None,
         begins: Tensor | None = None,
     ) -> Tensor:
