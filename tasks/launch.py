@@ -50,6 +50,7 @@ FORMAT_VERSIONS = {
     "ppo": 7,
     "evaluation": 4,
     "verdict": 2,
+    "benchmarks": 1,
     "card": 1,
     "adaptation": 1,
     "export": 1,
