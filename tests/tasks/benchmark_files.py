@@ -6,7 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-ROWS = 60
+ROWS = 40
 
 
 def write(folder: Path) -> Path:
@@ -126,7 +126,9 @@ def _article(question: str, total: int) -> dict:
 def _dialog(question: str, total: int) -> dict:
     answer = {"text": str(total), "answer_start": 0}
     asked = {"question": question, "answers": [answer], "orig_answer": answer}
-    return {"paragraphs": [{"context": f"{question} is {total}. CANNOTANSWER", "qas": [asked, asked]}]}
+    more = {"text": str(total + 1000), "answer_start": 0}
+    then = {"question": "And 1000 more", "answers": [more], "orig_answer": more}
+    return {"paragraphs": [{"context": f"{question} is {total}. CANNOTANSWER", "qas": [asked, then]}]}
 
 
 def _math(a: int, b: int) -> dict:
