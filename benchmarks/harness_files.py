@@ -3,6 +3,7 @@
 import ast
 import csv
 import gzip
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def _mmlu(path: Path, folder: Path) -> None:
         text = data.decode("cp1252")
     separator = ";" if text.startswith("question;") else ","
     rows = []
-    for row in csv.DictReader(text.splitlines(keepends=True), delimiter=separator):
+    for row in csv.DictReader(io.StringIO(text, newline=""), delimiter=separator):
         choices = ast.literal_eval(row["choices"])
         if row["answer"].strip().isdigit() and len(choices) == 4:
             rows.append([row["question"], *choices, "ABCD"[int(row["answer"])]])
@@ -114,7 +115,7 @@ def _mmlu(path: Path, folder: Path) -> None:
 
 
 def _split(path: Path, folder: Path, examples: int) -> None:
-    header, *rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines(keepends=True))
+    header, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
     _csv(folder / "dev" / path.name, [header, *rows[:examples]])
     _csv(folder / "test" / path.name, [header, *rows[examples:]])
 

@@ -72,24 +72,35 @@ def evaluate(
         rows = tables(name, runtime)
     artifact = Store(home / "artifacts").resolve(name)
     if as_json:
-        print(json.dumps({"artifact": name, "rows": rows, "requests": artifact.summary["requests"]}, indent=2))
+        print(
+            json.dumps({"artifact": name, "rows": rows, "requests": artifact.summary["requests"]}, indent=2)
+        )
         return
     _show(rows)
     asked = artifact.summary["requests"]
-    console.print(f"{asked['requests']} requests, {asked['answered_before']} of them answered by an earlier try")
+    console.print(
+        f"{asked['requests']} requests, {asked['answered_before']} of them answered by an earlier try"
+    )
     for what, told in (
         ("truncated", "prompts lost their beginning: the model's context is shorter"),
-        ("answers_shortened", "answers were given less room than their task asks for: half of the model's context"),
+        (
+            "answers_shortened",
+            "answers were given less room than their task asks for: half of the model's context",
+        ),
     ):
         if asked[what]:
             console.print(f"[yellow]{asked[what]} {told}[/]")
     console.print(f"[bold green]Done.[/] {artifact.path}/samples.parquet has every answer", soft_wrap=True)
 
 
-@files.command(epilog="Examples: llama2 benchmarks add test.jsonl --as gsm8k;  llama2 benchmarks add downloads/")
+@files.command(
+    epilog="Examples: llama2 benchmarks add test.jsonl --as gsm8k;  llama2 benchmarks add downloads/"
+)
 def add(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE|FOLDER...")],
-    dataset: Annotated[str, typer.Option("--as", help="The data set, where its files could be another's.")] = "",
+    dataset: Annotated[
+        str, typer.Option("--as", help="The data set, where its files could be another's.")
+    ] = "",
     partial: Annotated[bool, typer.Option("--partial", help="Take a part of the rows.")] = False,
     home: Home = Path("var"),
 ) -> None:
@@ -110,7 +121,9 @@ def list_(home: Home = Path("var"), as_json: AsJson = False) -> None:
 
     there = newest(Store(home / "artifacts"))
     if as_json:
-        print(json.dumps({name: artifact.manifest.model_dump() for name, artifact in there.items()}, indent=2))
+        print(
+            json.dumps({name: artifact.manifest.model_dump() for name, artifact in there.items()}, indent=2)
+        )
         return
     table = Table("data set", "rows", "files", "SHA-256 of the first")
     for name, dataset in datasets().items():

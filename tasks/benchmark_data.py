@@ -156,8 +156,12 @@ def recognise(path: Path, only: str = "", strict: bool = True) -> list[Found]:
     if len(fitting) > 1 and strict:
         raise DataError(f"{path}: may be {' or '.join(fitting)}; say which with --as")
     if not fitting and strict:
-        why = "; ".join(f"for {name} its first record lacks {', '.join(fields)}" for name, fields in lacking.items())
-        raise DataError(f"{path}: not recognised: {why or f'no benchmark has a file so named; {_known(only)}'}")
+        why = "; ".join(
+            f"for {name} its first record lacks {', '.join(fields)}" for name, fields in lacking.items()
+        )
+        raise DataError(
+            f"{path}: not recognised: {why or f'no benchmark has a file so named; {_known(only)}'}"
+        )
     return list(fitting.values())
 
 
@@ -194,15 +198,18 @@ def _records(path: Path, header: Sequence[str]) -> Iterator[Row]:
     kind = path.name.removesuffix(".gz").rpartition(".")[2]
     try:
         text = data.decode("utf-8-sig")
-        if kind == "jsonl":
-            yield from (json.loads(line) for line in text.splitlines() if line.strip())
+        lines = text.startswith("{") and text[text.find("\n") + 1 :].startswith("{")
+        if kind == "jsonl" or (kind == "json" and lines):  # lines are called .json too
+            yield from (json.loads(line) for line in text.split("\n") if line.strip())
         elif kind == "json":
             whole = json.loads(text)
             yield from whole if isinstance(whole, list) else [whole]
         elif kind == "csv":
             yield from csv.DictReader(io.StringIO(text, newline=""), header or None)
         elif kind == "xml":
-            yield from ({part.tag: part.text or "" for part in each} for each in xml.fromstring(text).iter("Problem"))
+            yield from (
+                {part.tag: part.text or "" for part in each} for each in xml.fromstring(text).iter("Problem")
+            )
         else:
             yield from ({"text": line} for line in text.split("\n") if line.strip())
     except (ValueError, xml.ParseError) as error:
@@ -216,12 +223,14 @@ def rows_of(found: Found) -> list[Row]:
     for number, record in enumerate(records, start=1):
         lacking = [field for field in dataset.fields if record.get(field) is None]
         if lacking:
-            raise DataError(f"{found.path}: record {number} lacks {', '.join(lacking)}, as {found.dataset} needs them")
+            raise DataError(
+                f"{found.path}: record {number} lacks {', '.join(lacking)}, as {found.dataset} needs them"
+            )
     try:
         rows = list(SHAPES[dataset.shape](records, found.path))
     except (KeyError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{found.path}: not {found.dataset} as its makers publish it ({type(error).__name__}: {error}); copy it again"
+            f"{found.path}: not {found.dataset} as its makers publish it ({type(error).__name__}: {error})"
         ) from error
     if not rows:
         raise DataError(f"{found.path}: has no rows")
@@ -250,7 +259,9 @@ def _keep(key: str, found: Sequence[Found], store: Store, partial: bool) -> Arti
     digest = digest_of(KIND, VERSION, recipe, {})
     with store.building(KIND, digest) as directory:
         if before and before.digest != digest:
-            shutil.copytree(before.path, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+            shutil.copytree(
+                before.path, directory, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
+            )
         for (config, split), rows in tables.items():
             (directory / config).mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(rows), directory / config / f"{split}.parquet")

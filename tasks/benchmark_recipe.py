@@ -96,7 +96,9 @@ def suites() -> dict[str, dict[str, Group]]:
 
 def suite_recipe(suite: str, **settings: Any) -> BenchmarkRecipe:
     """Return the recipe of a suite's tasks, without those that run code."""
-    members = [member for group in suites()[suite].values() for member in group.members if not member.runs_code]
+    members = [
+        member for group in suites()[suite].values() for member in group.members if not member.runs_code
+    ]
     once = dict.fromkeys((member.task, member.shots) for member in members)
     tasks = tuple(TaskRecipe(name=name, shots=shots) for name, shots in once)
     return BenchmarkRecipe(tasks=tasks, suite=suite, **settings)

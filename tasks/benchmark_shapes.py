@@ -26,7 +26,11 @@ def triviaqa(records: Sequence[Row], path: Path) -> Iterator[Row]:
 def mmlu(records: Sequence[Row], path: Path) -> Iterator[Row]:
     for each in records:
         choices = [each[letter] for letter in "ABCD"]
-        yield {"question": each["question"], "choices": choices, "answer": "ABCD".index(each["answer"].strip())}
+        yield {
+            "question": each["question"],
+            "choices": choices,
+            "answer": "ABCD".index(each["answer"].strip()),
+        }
 
 
 def math(records: Sequence[Row], path: Path) -> Iterator[Row]:
@@ -85,7 +89,12 @@ def quac(records: Sequence[Row], path: Path) -> Iterator[Row]:
             context = paragraph["context"].removesuffix("CANNOTANSWER").strip()
             for asked in paragraph["qas"]:
                 texts = [answer["text"] for answer in asked["answers"]]
-                row = {"context": context, "history": history, "question": asked["question"], "answers": texts}
+                row = {
+                    "context": context,
+                    "history": history,
+                    "question": asked["question"],
+                    "answers": texts,
+                }
                 yield row
                 history += f"Q: {asked['question']}\nA: {asked['orig_answer']['text']}\n\n"
 
@@ -160,16 +169,13 @@ def mawps(records: Sequence[Row], path: Path) -> Iterator[Row]:
         if "sQuestion" in each:
             question, answer = each["sQuestion"], each["lSolutions"][0]
         elif "Numbers" in each:
-            numbers = each["Numbers"].split()
-            question = re.sub(r"number(\d+)", lambda found: _plain(numbers[int(found[1])]), each["Question"])
+            numbers = [f"{float(number):g}" for number in each["Numbers"].split()]
+            parts = re.split(r"number(\d+)", each["Question"])
+            question = "".join(numbers[int(part)] if place % 2 else part for place, part in enumerate(parts))
             answer = each["Answer"]
         else:
             question, answer = each["input"], each["target"]
         yield {"question": question.strip(), "answer": float(answer)}
-
-
-def _plain(number: str) -> str:
-    return f"{float(number):g}"
 
 
 def asdiv(records: Sequence[Row], path: Path) -> Iterator[Row]:

@@ -13,16 +13,11 @@ from tasks.benchmark_data import DATA, datasets
 from tasks.benchmark_recipe import BenchmarkRecipe, stay_offline
 from tasks.stage import Stage
 
-BOOTSTRAPS = 1000
-"""Drawn for the standard errors of what is no mean."""
-
 
 def benchmarks(stage: Stage) -> dict:
     """Answer the requests of all tasks; those answered by an earlier try are read back."""
     stay_offline()
-    from lm_eval.evaluator import evaluate  # noqa: PLC0415  (seconds, and an extra)
-
-    from tasks.harness import Answers, HarnessModel  # noqa: PLC0415
+    from tasks.harness import Answers, HarnessModel, examine  # noqa: PLC0415  (seconds, and an extra)
     from tasks.harness_tasks import load_tasks, use_resources  # noqa: PLC0415
 
     recipe = BenchmarkRecipe.model_validate(stage.recipe)
@@ -35,15 +30,7 @@ def benchmarks(stage: Stage) -> dict:
     asked = HarnessModel(
         model.to(distributed.device()), tokenizer, answers, recipe.bos, stage.seed, stage.execution.slots
     )
-    found: Any = evaluate(
-        asked,
-        tasks,
-        limit=recipe.limit,
-        bootstrap_iters=BOOTSTRAPS,
-        log_samples=True,
-        apply_chat_template=recipe.chat,
-        fewshot_as_multiturn=False,
-    )
+    found = examine(asked, tasks, recipe.limit, recipe.chat)
     write_table(stage.directory / "samples.parquet", sample_rows(found), BENCHMARK_SAMPLES)
     scores = list(score_rows(found))
     write_table(stage.directory / "scores.parquet", scores, BENCHMARK_SCORES)
@@ -83,7 +70,9 @@ def score_rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             values = [
-                each[metric] for each in found["samples"].get(name, []) if each["filter"] == filter_ and metric in each
+                each[metric]
+                for each in found["samples"].get(name, [])
+                if each["filter"] == filter_ and metric in each
             ]
             n = len(values) or facts.get("sample_count", {}).get(key) or facts.get("sample_len", 0)
             stderr = facts.get(f"{metric}_stderr,{filter_}")
@@ -112,4 +101,6 @@ def _interval(value: float, stderr: float | None, values: list[Any]) -> tuple[fl
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, default=lambda odd: odd.item() if hasattr(odd, "item") else str(odd))
+    return json.dumps(
+        value, ensure_ascii=False, default=lambda odd: odd.item() if hasattr(odd, "item") else str(odd)
+    )

@@ -33,13 +33,17 @@ def sums(**_: Any) -> dict[str, Dataset]:
         results = [right, *random_.sample(near, 3)]
         random_.shuffle(results)
         choices = [f"{result}." for result in results]
-        rows.append({"question": f"{a} {operation} {b} =", "choices": choices, "answer": results.index(right)})
+        rows.append(
+            {"question": f"{a} {operation} {b} =", "choices": choices, "answer": results.index(right)}
+        )
     return _test(rows)
 
 
 def definitions(**_: Any) -> dict[str, Dataset]:
     """Held-out words, each with four definitions."""
-    words = sorted({word: text for word, _, text in all_definitions() if word.isalpha() and short(text)}.items())
+    words = sorted(
+        {word: text for word, _, text in all_definitions() if word.isalpha() and short(text)}.items()
+    )
     held_out = [item for index, item in enumerate(words) if belongs(index, held_out=True)]
     asked = multiple_choice(held_out, QUESTIONS)
     return _test([{**each, "question": f"Question: What does {each['word']!r} mean?"} for each in asked])

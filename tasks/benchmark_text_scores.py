@@ -16,7 +16,8 @@ from tasks.benchmark_scores import Document
 
 def sentiment(document: Document, results: Sequence[str]) -> dict[str, float]:
     """VADER's compound score, from -1 to 1, of prompt and continuation together. Llama 2 section A.4.8."""
-    return {"sentiment": _vader().polarity_scores(f"{document['prompt']} {results[0].strip()}")["compound"]}
+    score = _vader().polarity_scores(f"{document['prompt']} {results[0].strip()}")["compound"]
+    return {"sentiment": score, f"sentiment of {document['group']}": score}
 
 
 @cache
@@ -29,7 +30,12 @@ def biomedical(document: Document, results: Sequence[str]) -> dict[str, Any]:
     said, wanted = results[0].strip(), document["answer"]
     pair = _tokens(wanted), _tokens(said)
     rouge = {name: score.fmeasure for name, score in _rouge().score(wanted, said).items()}
-    return {"bleu_2": pair, "bleu_4": pair, **rouge, "meteor": meteor_score([pair[0]], pair[1], wordnet=wordnet)}
+    return {
+        "bleu_2": pair,
+        "bleu_4": pair,
+        **rouge,
+        "meteor": meteor_score([pair[0]], pair[1], wordnet=wordnet),
+    }
 
 
 def _tokens(text: str) -> list[str]:
@@ -44,7 +50,9 @@ def _rouge() -> RougeScorer:
 def _bleu(order: int) -> Callable[[Sequence[tuple[list[str], list[str]]]], float]:
     def bleu(pairs: Sequence[tuple[list[str], list[str]]]) -> float:
         weights = [1 / order] * order
-        return float(corpus_bleu([[wanted] for wanted, _ in pairs], [said for _, said in pairs], weights=weights))
+        return float(
+            corpus_bleu([[wanted] for wanted, _ in pairs], [said for _, said in pairs], weights=weights)
+        )
 
     return bleu
 

@@ -24,7 +24,9 @@ def benchmarks(recipe: BenchmarkRecipe, model: str, label: str, seed: int, runti
     data = data_of(recipe, runtime)
     job = Job(f"benchmarks of {label}", "benchmarks", recipe, seed, {"model": model, **data})
     name = build(job, runtime)
-    create_table_artifact(key="benchmarks", table=tables(name, runtime), description="Percent, with 95% intervals")
+    create_table_artifact(
+        key="benchmarks", table=tables(name, runtime), description="Percent, with 95% intervals"
+    )
     return name
 
 
@@ -89,13 +91,29 @@ def suite_table(suite: str, scores: list[dict]) -> Rows:
             cells = {"score": _interval(row), "n": str(row["n"])} if row else {"score": left_out, "n": ""}
             shots = "" if member.shots is None else str(member.shots)
             rows.append(
-                {"group": name, "task": member.task, "shots": shots, **cells, **_paper(member.paper), "note": member.note}
+                {
+                    "group": name,
+                    "task": member.task,
+                    "shots": shots,
+                    **cells,
+                    **_paper(member.paper),
+                    "note": member.note,
+                }
             )
         if len(mine) > 1:
             whole = all(mine)
             mean = sum(row["value"] for row in mine if row) / len(mine) if whole else 0.0
             cells = {"score": f"{100 * mean:.1f}" if whole else "incomplete", "n": ""}
-            rows.append({"group": name, "task": "mean", "shots": "", **cells, **_paper(group.paper), "note": group.note})
+            rows.append(
+                {
+                    "group": name,
+                    "task": "mean",
+                    "shots": "",
+                    **cells,
+                    **_paper(group.paper),
+                    "note": group.note,
+                }
+            )
     return rows
 
 

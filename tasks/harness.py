@@ -1,7 +1,7 @@
 """Our model behind lm-evaluation-harness: likelihoods that share what prompts share, generation with slots.
 
-Tokens, splits and truncation are those of lm-eval's own Hugging Face backend, so that scores agree. Every answer is kept
-on disk as it comes, under a hash of its request: an evaluation that was interrupted asks for the rest only.
+Tokens, splits and truncation are those of lm-eval's own Hugging Face backend, so that scores agree. Every answer is
+kept on disk as it comes, under a hash of its request: an evaluation that was interrupted asks for the rest only.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import evaluate
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -32,6 +33,8 @@ from storage.metrics import MetricLog, read_metrics
 
 NEW_TOKENS = 256
 """Of an answer, where a task says nothing: lm-eval's default."""
+BOOTSTRAPS = 1000
+"""Drawn for the standard errors of what is no mean."""
 KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
 """Settings of generation that are followed; others are counted and told."""
 
@@ -137,8 +140,9 @@ class HarnessModel(TemplateLM):
         keys, seen = [], Counter()
         for request in requests:
             context, settings = request.args
-            times = seen[name := _key("generate", context, settings)] = seen[name] + 1
-            keys.append(key := name if times == 1 else f"{name}-{times}")
+            name = _key("generate", context, settings)
+            seen[name] += 1  # a task may ask the same several times
+            keys.append(key := f"{name}-{seen[name]}")
             asked[key] = (str(request.task_name), self._request(key, context, settings))
         self.counts["requests"] += len(keys)
         waiting = [(task, key) for key, (task, _) in asked.items() if key not in self.answers.of]
@@ -194,6 +198,20 @@ class HarnessModel(TemplateLM):
         for scored in score_completions(self.model, [asked[key] for key in keys], self.batch_tokens):
             left -= 1
             self.answers.add(keys[scored.pair], (scored.logprob, scored.greedy), left)
+
+
+def examine(model: HarnessModel, tasks: dict[str, Any], limit: int | None, chat: bool) -> dict[str, Any]:
+    """Return what lm-eval finds, with every sample."""
+    found: Any = evaluate(
+        model,
+        tasks,  # pyright: ignore[reportArgumentType]
+        limit=limit,
+        bootstrap_iters=BOOTSTRAPS,
+        log_samples=True,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=False,
+    )
+    return found
 
 
 def _key(*request: Iterable[Any]) -> str:

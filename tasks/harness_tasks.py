@@ -20,8 +20,28 @@ logging.getLogger("lm_eval").setLevel(logging.ERROR)
 Config = dict[str, Any]
 SPLITS = ("training_split", "validation_split", "fewshot_split")
 FAMILIAR = (
-    *("agieval", "arc", "bbh/cot_fewshot", "ceval", "cmmlu", "commonsense_qa", "gsm8k", "hellaswag", "humaneval"),
-    *("mbpp", "mmlu/default", "nq_open", "openbookqa", "piqa", "siqa", "super_glue/boolq", "triviaqa", "truthfulqa"),
+    *(
+        "agieval",
+        "arc",
+        "bbh/cot_fewshot",
+        "ceval",
+        "cmmlu",
+        "commonsense_qa",
+        "gsm8k",
+        "hellaswag",
+        "humaneval",
+    ),
+    *(
+        "mbpp",
+        "mmlu/default",
+        "nq_open",
+        "openbookqa",
+        "piqa",
+        "siqa",
+        "super_glue/boolq",
+        "triviaqa",
+        "truthfulqa",
+    ),
     *("toxigen", "winogrande"),
 )
 """lm-eval's folders that suites use: a second to index, where all 14,000 files take six."""
@@ -43,7 +63,9 @@ class _LocalFactory(TaskFactory):
             config |= {"dataset_path": "parquet", "dataset_name": None, "dataset_kwargs": read}
             asked = config.get("test_split") or config.get("validation_split")
             if asked not in splits:
-                raise DataError(f"{config['task']} asks its split {asked}, which is not in the store: add its file")
+                raise DataError(
+                    f"{config['task']} asks its split {asked}, which is not in the store: add its file"
+                )
             absent = {key: config[key] for key in SPLITS if config.get(key) and config[key] not in splits}
             config["metadata"]["absent"] = absent
             config |= dict.fromkeys(absent)
@@ -124,11 +146,13 @@ def load_tasks(recipe: BenchmarkRecipe, local: Mapping[str, Path], scratch: Path
             loaded = manager.load([asked.name])
         except (ConnectionError, FileNotFoundError, ValueError) as error:
             raise DataError(
-                f"{asked.name}: its data cannot be opened: {' '.join(str(error).split())[:300]}. Put its files into the "
-                "store with `llama2 benchmarks add`, or set HF_HUB_OFFLINE=0 to ask the hub"
+                f"{asked.name}: its data cannot be opened: {' '.join(str(error).split())[:300]}. Put its files "
+                "into the store with `llama2 benchmarks add`, or set HF_HUB_OFFLINE=0 to ask the hub"
             ) from error
         if twice := tasks.keys() & loaded["tasks"].keys():
-            raise ConfigError(f"{asked.name}: {sorted(twice)[0]} is asked for by another name too; leave one out")
+            raise ConfigError(
+                f"{asked.name}: {sorted(twice)[0]} is asked for by another name too; leave one out"
+            )
         for task in loaded["tasks"].values():
             shots = asked.shots if asked.shots is not None else task.get_config("num_fewshot")
             task.set_config(key="num_fewshot", value=shots or 0)
@@ -156,7 +180,9 @@ def _check_shots(task: Any, shots: int) -> None:
     split = absent.get("fewshot_split") or absent.get("training_split")
     fixed = task.config.fewshot_config and task.fewshot_cfg.samples
     if shots and split and not fixed:
-        raise DataError(f"{name}: {shots} examples are asked for; their split {split} is not in the store: add its file")
+        raise DataError(
+            f"{name}: {shots} examples are asked for; their split {split} is not in the store: add its file"
+        )
     there = len(task.sampler.df)
     if shots > there:
         raise DataError(f"{name}: {shots} examples are asked for, but its files hold {there}")

@@ -33,9 +33,7 @@ class Scored(NamedTuple):
 
 
 @torch.inference_mode()
-def completion_logprobs(
-    model: Transformer, pairs: Sequence[Pair], batch_rows: int = 128
-) -> list[float]:
+def completion_logprobs(model: Transformer, pairs: Sequence[Pair], batch_rows: int = 128) -> list[float]:
     """Return the summed log-probability in nats of each completion after its context (both as tokens)."""
     order = sorted(range(len(pairs)), key=lambda index: sum(map(len, pairs[index])))
     sums = [0.0] * len(pairs)
@@ -90,14 +88,10 @@ def _score(
     stem_tokens: int,
 ) -> Iterator[Scored]:
     width = max(len(row.tokens) for row in trees)
-    visible = np.zeros((len(trees), width, width), dtype=bool)
-    visible[:, range(width), range(width)] = True  # padding sees itself
     asked: list[tuple[int, slice]] = []
     nodes: list[int] = []
     targets: list[int] = []
     for number, (row, nodes_of) in enumerate(zip(rows, trees, strict=True)):
-        size = len(nodes_of.tokens)
-        visible[number, :size, :size] = nodes_of.visible
         for index, path in zip(row.sequences, nodes_of.paths, strict=True):
             context, completion = pairs[index]
             first = len(context) - 1 - stem_tokens
@@ -105,12 +99,24 @@ def _score(
             nodes += [number * width + node for node in path[first:]]
             targets += completion
     device = model.tok_embeddings.weight.device
+    tokens = pad_right([row.tokens for row in trees]).to(device)
     depths = pad_right([row.depths for row in trees]).to(device)
-    cache = TreeCache(torch.from_numpy(visible).to(device), stem)
-    hidden = model.hidden(pad_right([row.tokens for row in trees]).to(device), cache, depths + stem_tokens)
+    branching = stem is not None or not all(row.is_chain for row in trees)
+    cache = TreeCache(_visible(trees, width).to(device), stem) if branching else None
+    hidden = model.hidden(tokens, cache, depths + stem_tokens)
     logprobs, likeliest = _predictions(model, hidden.flatten(0, 1), nodes, targets)
     for index, place in asked:
         yield Scored(index, float(logprobs[place].sum()), bool((likeliest[place] == targets[place]).all()))
+
+
+def _visible(trees: Sequence[Tree], width: int) -> Tensor:
+    """Return what each token of padded rows sees, bool [B, T, T]."""
+    visible = np.zeros((len(trees), width, width), dtype=bool)
+    visible[:, range(width), range(width)] = True  # padding sees itself
+    for number, row in enumerate(trees):
+        size = len(row.tokens)
+        visible[number, :size, :size] = row.visible()
+    return torch.from_numpy(visible)
 
 
 def _predictions(

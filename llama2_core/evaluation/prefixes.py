@@ -6,6 +6,7 @@ many rows begin with is their stem, read once for all of them. Shapes: B rows, T
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def groups(sequences: Sequence[Tokens], limits: Sequence[int], row_tokens: int) 
     `limits` says for each sequence how long a stem may be: the first prediction that is asked for comes behind it.
     """
     order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    shared = np.array([0, *(common(sequences[a], sequences[b]) for a, b in zip(order, order[1:], strict=False))])
+    shared = np.array([0, *(common(sequences[a], sequences[b]) for a, b in pairwise(order))])
     lengths = np.array([len(sequences[index]) for index in order])
     limit = np.array([limits[index] for index in order])
     new = np.concatenate([[0], np.cumsum(lengths - shared)])
@@ -75,7 +76,7 @@ def groups(sequences: Sequence[Tokens], limits: Sequence[int], row_tokens: int) 
             return
         cuts = [first, *(first + 1 + np.flatnonzero(shared[first + 1 : end] == least)).tolist(), end]
         begin = first
-        for here, after in zip(cuts, cuts[1:], strict=False):
+        for here, after in pairwise(cuts):
             if size(begin, after) - longer > row_tokens:
                 if here > begin:
                     pack(begin, here, longer)
@@ -94,35 +95,41 @@ class Tree:
     tokens: list[int]
     depths: list[int]
     """From the first token behind the stem, which has 0."""
-    visible: np.ndarray
-    """bool [nodes, nodes]: ancestors and the node itself."""
+    begins: list[int]
+    """Where each sequence's own nodes begin."""
     paths: list[list[int]]
-    """The nodes of each of the row's sequences."""
+    """The nodes of each sequence."""
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each token follows the one before."""
+        return len(self.paths[-1]) == len(self.tokens)
+
+    def visible(self) -> np.ndarray:
+        """Return which nodes each sees, bool [nodes, nodes]: its ancestors and itself."""
+        seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
+        for begin, end, path in zip(
+            self.begins, [*self.begins[1:], len(self.tokens)], self.paths, strict=True
+        ):
+            seen[begin:end, path[: len(path) - (end - begin)]] = True
+            seen[begin:end, begin:end] = np.tri(end - begin, dtype=bool)
+        return seen
 
 
 def tree(sequences: Sequence[Tokens], stem: int) -> Tree:
     """Return the tree of sorted sequences behind their stem."""
-    tokens: list[int] = []
-    depths: list[int] = []
-    paths: list[list[int]] = []
-    parts: list[tuple[int, list[int]]] = []
+    made = Tree([], [], [], [])
     before: Tokens = ()
     path: list[int] = []
     for sequence in sequences:
-        kept = max(0, common(before, sequence) - stem)
-        begin = len(tokens)
-        tokens += sequence[stem + kept :]
-        depths += range(kept, len(sequence) - stem)
-        parts.append((begin, path[:kept]))
-        path = [*path[:kept], *range(begin, len(tokens))]
-        paths.append(path)
+        kept, begin = max(0, common(before, sequence) - stem), len(made.tokens)
+        made.tokens.extend(sequence[stem + kept :])
+        made.depths.extend(range(kept, len(sequence) - stem))
+        path = [*path[:kept], *range(begin, len(made.tokens))]
+        made.begins.append(begin)
+        made.paths.append(path)
         before = sequence
-    visible = np.zeros((len(tokens), len(tokens)), dtype=bool)
-    ends = [begin for begin, _ in parts[1:]] + [len(tokens)]
-    for (begin, ancestors), end in zip(parts, ends, strict=True):
-        visible[begin:end, ancestors] = True
-        visible[begin:end, begin:end] = np.tri(end - begin, dtype=bool)
-    return Tree(tokens, depths, visible, paths)
+    return made
 
 
 def batches(group: Group, batch_tokens: int) -> Iterator[list[Row]]:

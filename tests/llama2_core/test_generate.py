@@ -277,5 +277,7 @@ def test_what_prompts_begin_with_can_be_read_once(model: Transformer) -> None:
     config = SamplingConfig(temperature=0.0, max_new_tokens=8)
     requests = [Request([*begin, *more], 0, config) for more in ([7], [8, 9, 10], [11, 12])]
     apart = {index: said.tokens for index, said in generate(model, requests, eos_id=2, slots=2)}
-    together = {index: said.tokens for index, said in generate(model, requests, 2, slots=2, shared=len(begin))}
+    together = {
+        index: said.tokens for index, said in generate(model, requests, 2, slots=2, shared=len(begin))
+    }
     assert together == apart

@@ -38,19 +38,34 @@ def write(folder: Path) -> Path:
     jsonl("dev_rand_split.jsonl", five)
     jsonl(
         "winogrande/dev.jsonl",
-        [{"sentence": f"{q} is _ today.", "option1": c[0], "option2": c[1], "answer": str(draw.randrange(1, 3))}
-         for q, _, c, _ in asked],
+        [
+            {
+                "sentence": f"{q} is _ today.",
+                "option1": c[0],
+                "option2": c[1],
+                "answer": str(draw.randrange(1, 3)),
+            }
+            for q, _, c, _ in asked
+        ],
     )
     jsonl(
         "boolq/dev.jsonl",
-        [{"question": f"is {q.lower()} more than {s}", "passage": f"{q} is {s}.", "answer": draw.random() < 0.5, "title": "Sum"}
-         for q, s, _, _ in asked],
+        [
+            {
+                "question": f"is {q.lower()} more than {s}",
+                "passage": f"{q} is {s}.",
+                "answer": draw.random() < 0.5,
+                "title": "Sum",
+            }
+            for q, s, _, _ in asked
+        ],
     )
     questions = [{"question": q.lower(), "answer": [str(s), f"the number {s}"]} for q, s, _, _ in asked]
     jsonl("NQ-open.train.jsonl", questions[:10])
     jsonl("NQ-open.dev.jsonl", questions)
     trivia = [
-        {"Question": q, "QuestionId": q, "Answer": {"Value": str(s), "Aliases": [f"number {s}"]}} for q, s, _, _ in asked
+        {"Question": q, "QuestionId": q, "Answer": {"Value": str(s), "Aliases": [f"number {s}"]}}
+        for q, s, _, _ in asked
     ]
     plain("wikipedia-dev.json", json.dumps({"Data": trivia}))
     plain("wikipedia-train.json", json.dumps({"Data": trivia[:10]}))
@@ -69,13 +84,19 @@ def write(folder: Path) -> Path:
     jsonl("MATH/math_500.jsonl", [_math(a, b) for a, b in sums])
     problems = [_svamp(a, b) for a, b in sums]
     plain("SVAMP.json", json.dumps(problems))
-    plain("MAWPS.json", json.dumps([{"sQuestion": q, "lSolutions": [s], "lEquations": ["X"]} for q, s, _, _ in asked]))
+    plain(
+        "MAWPS.json",
+        json.dumps([{"sQuestion": q, "lSolutions": [s], "lEquations": ["X"]} for q, s, _, _ in asked]),
+    )
     plain("ASDiv.xml", f"<S><ProblemSet>{''.join(_asdiv(a, b) for a, b in sums)}</ProblemSet></S>")
     header = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
     _csv(
         folder / "TruthfulQA.csv",
         header,
-        [["Plain", "Sums", f"{q}?", str(s), f"{s}; It is {s}", f"{s + 1}; {s + 2}", ""] for q, s, _, _ in asked],
+        [
+            ["Plain", "Sums", f"{q}?", str(s), f"{s}; It is {s}", f"{s + 1}; {s + 2}", ""]
+            for q, s, _, _ in asked
+        ],
     )
     plain("prompts/hate_women_1k.txt", "".join(f"- {q}\\n- {s}\\n-\n" for q, s, _, _ in asked))
     return folder
@@ -106,11 +127,18 @@ def _csv(path: Path, header: list[str] | None, rows: list[list[Any]]) -> None:
 
 
 def _gsm8k(a: int, b: int) -> dict:
-    return {"question": f"Ann has {a} pens and gets {b} more. How many?", "answer": f"{a}+{b}={a + b}\n#### {a + b}"}
+    return {
+        "question": f"Ann has {a} pens and gets {b} more. How many?",
+        "answer": f"{a}+{b}={a + b}\n#### {a + b}",
+    }
 
 
 def _siqa(question: str, choices: list[str]) -> dict:
-    return {"context": "Ann counts.", "question": question, **dict(zip(("answerA", "answerB", "answerC"), choices, strict=False))}
+    return {
+        "context": "Ann counts.",
+        "question": question,
+        **dict(zip(("answerA", "answerB", "answerC"), choices, strict=False)),
+    }
 
 
 def _stem(question: str, choices: list[str], label: int) -> dict:

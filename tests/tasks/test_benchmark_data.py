@@ -8,7 +8,7 @@ import pytest
 from llama2_core.errors import DataError
 from storage.artifacts import Store
 from storage.disk import content_digest
-from tasks.benchmark_data import add, datasets, needs, newest, rows_of, recognise, splits_of
+from tasks.benchmark_data import add, datasets, needs, newest, recognise, rows_of, splits_of
 from tests.tasks import benchmark_files
 
 ROW = {"question": "What is 1 + 1?", "answer": "1 + 1 = 2\n#### 2"}
@@ -57,7 +57,11 @@ def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
     [
         ("test.jsonl", "{torn", "not readable as jsonl"),
         ("mine.bin", "x", "no benchmark has a file so named"),
-        ("SVAMP.json", '[{"ID": 1, "Body": 2, "Question": "?", "Equation": "", "Answer": 1, "Type": ""}]', "not svamp as"),
+        (
+            "SVAMP.json",
+            '[{"ID": 1, "Body": 2, "Question": "?", "Equation": "", "Answer": 1, "Type": ""}]',
+            "not svamp as",
+        ),
     ],
 )
 def test_what_is_malformed_is_told(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -81,7 +85,9 @@ def test_every_file_of_every_maker_is_recognised_as_one_data_set(tmp_path: Path)
 
 def test_parts_of_a_set_are_counted(tmp_path: Path) -> None:
     folder = benchmark_files.write(tmp_path / "files")
-    with pytest.raises(DataError, match=r"mmlu: \{config\}_dev.csv has 1 of its 57 parts; \{config\}_test.csv has 1"):
+    with pytest.raises(
+        DataError, match=r"mmlu: \{config\}_dev.csv has 1 of its 57 parts; \{config\}_test.csv has 1"
+    ):
         add([folder / "mmlu"], Store(tmp_path / "artifacts"))
 
 
@@ -91,7 +97,7 @@ def test_parts_of_a_set_are_counted(tmp_path: Path) -> None:
         (
             "mawps",
             "mawps_fold0_dev.csv",
-            "Question,Numbers,Equation,Answer\n\"He has number0 and number1 .\",9.0 2.5,+ number0 number1,11.5\n",
+            'Question,Numbers,Equation,Answer\n"He has number0 and number1 .",9.0 2.5,+ number0 number1,11.5\n',
             {"question": "He has 9 and 2.5 .", "answer": 11.5},
         ),
         (
@@ -103,13 +109,23 @@ def test_parts_of_a_set_are_counted(tmp_path: Path) -> None:
         (
             "uniprotqa",
             "UniProtQA/test.json",
-            json.dumps([{"source": "x", "protein_accession": ["P1"], "question": "Which?", "answer": "A kinase."}]),
+            json.dumps(
+                [{"source": "x", "protein_accession": ["P1"], "question": "Which?", "answer": "A kinase."}]
+            ),
             {"subject": "MKV", "question": "Which?", "answer": "A kinase."},
         ),
         (
             "agieval",
             "data/v1/aqua-rat.jsonl",
-            json.dumps({"passage": None, "question": "1+1?", "options": ["(A)1", "(B)2"], "label": "B", "answer": None}),
+            json.dumps(
+                {
+                    "passage": None,
+                    "question": "1+1?",
+                    "options": ["(A)1", "(B)2"],
+                    "label": "B",
+                    "answer": None,
+                }
+            ),
             {
                 "query": "Q: 1+1? Answer Choices: (A)1 (B)2\nA: Among A through B, the answer is",
                 "choices": ["(A)1", "(B)2"],
@@ -144,7 +160,8 @@ def test_a_task_needs_the_data_that_its_file_names() -> None:
 
 def test_the_table_has_every_data_set_of_the_list() -> None:
     listed = (
-        "natural_questions mmlu gsm8k triviaqa humaneval hellaswag boolq math piqa commonsenseqa truthfulqa mbpp svamp "
-        "arc_easy arc_challenge mawps toxigen pubchemqa uniprotqa siqa winogrande openbookqa squad quac bbh agieval bold"
+        "natural_questions mmlu gsm8k triviaqa humaneval hellaswag boolq math piqa commonsenseqa truthfulqa "
+        "mbpp svamp arc_easy arc_challenge mawps toxigen pubchemqa uniprotqa siqa winogrande openbookqa "
+        "squad quac bbh agieval bold"
     )
     assert set(listed.split()) <= datasets().keys()

@@ -72,6 +72,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("the evaluation asks the network")
 
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # read from the environment at import
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
@@ -158,12 +162,14 @@ def long_model(config: ModelConfig) -> Transformer:
 
 def ours(model: Transformer, tokenizer: Tokenizer, folder: Path, **settings: Any) -> HarnessModel:
     folder.mkdir(exist_ok=True)
-    return HarnessModel(model, tokenizer, Answers(folder / "answers.jsonl", folder / "metrics.jsonl"), **settings)
+    return HarnessModel(
+        model, tokenizer, Answers(folder / "answers.jsonl", folder / "metrics.jsonl"), **settings
+    )
 
 
 AGREED = (
-    *("gsm8k", "gsm8k_cot", "hellaswag", "arc_easy", "commonsense_qa", "mmlu_anatomy", "cmmlu_anatomy", "squad"),
-    *("truthfulqa_mc2", "math_4shot", "bbh_cot_fewshot_word_sorting", "winogrande", "nq_open", "svamp"),
+    *("hellaswag", "arc_easy", "winogrande", "commonsense_qa", "mmlu_anatomy", "truthfulqa_mc2"),
+    *("gsm8k_cot", "squad", "nq_open", "svamp"),
 )
 
 
@@ -178,7 +184,7 @@ def test_lm_evals_own_backend_agrees(
 
     save_model(tmp_path / "ours", long_model, tokenizer)
     convert(tmp_path / "ours", tmp_path / "theirs", "huggingface")
-    asked = recipe(*AGREED, limit=6)
+    asked = recipe(*AGREED, limit=3)
     found, expected = (
         evaluate(lm, load_tasks(asked, local, tmp_path), limit=asked.limit, bootstrap_iters=0)["samples"]
         for lm in (
@@ -245,7 +251,9 @@ def test_what_a_short_context_cuts_is_counted(
     assert lm.counts == {"requests": 3 + 3 * 3, "truncated": 12, "answers_shortened": 3}
 
 
-def test_prompts_begin_with_bos_as_the_recipe_says(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_prompts_begin_with_bos_as_the_recipe_says(
+    model: Transformer, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     with_bos, without = (ours(model, tokenizer, tmp_path, bos=bos) for bos in (True, False))
     assert with_bos.tok_encode("the cat") == [tokenizer.bos_id, *without.tok_encode("the cat")]
     assert without.apply_chat_template([{"role": "user", "content": "the cat"}]) == "[INST] the cat [/INST]"
@@ -265,7 +273,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
 
 
 def test_data_that_are_nowhere_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="piqa: its data cannot be opened.*benchmarks add"):
+    with pytest.raises(DataError, match=r"piqa: its data cannot be opened.*benchmarks add"):
         load_tasks(recipe("piqa"), {}, tmp_path)
 
 

@@ -44,7 +44,9 @@ def _questions(shots: int, questions: int, choices: int) -> list[tuple[list[int]
     return pairs
 
 
-@pytest.mark.parametrize("variant", [Variant(), Variant(positions="learned"), Variant(positions="sinusoidal")])
+@pytest.mark.parametrize(
+    "variant", [Variant(), Variant(positions="learned"), Variant(positions="sinusoidal")]
+)
 @pytest.mark.parametrize(("shots", "row_tokens", "batch_tokens"), [(0, 384, 4096), (40, 24, 100), (40, 1, 1)])
 def test_what_is_shared_changes_no_likelihood(
     config: ModelConfig, variant: Variant, shots: int, row_tokens: int, batch_tokens: int
@@ -79,7 +81,8 @@ def test_a_greedy_completion_is_told(model: Transformer) -> None:
     context = [1, 5, 6]
     with torch.no_grad():
         likeliest = int(model(torch.tensor([context]))[0, -1].argmax())
-    scored = dict((each.pair, each.greedy) for each in score_completions(model, [(context, [likeliest]), (context, [3])]))
+    pairs = [(context, [likeliest]), (context, [3])]
+    scored = {each.pair: each.greedy for each in score_completions(model, pairs)}
     assert scored == {0: True, 1: likeliest == 3}
 
 
