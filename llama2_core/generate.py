@@ -172,7 +172,9 @@ class _Slots:
         count = min(slots, len(requests))
         capacity = max((_longest(request, model.config.max_seq_len) for request in requests), default=0)
         self.device = model.tok_embeddings.weight.device
-        self.cache = KVCache(model.config, count, capacity, model.tok_embeddings.weight)
+        self.shared = shared
+        self.stem = self._read(requests[0].tokens[:shared]) if shared else None
+        self.cache = KVCache(model.config, count, capacity - shared, model.tok_embeddings.weight, self.stem)
         self.logits = torch.zeros(count, model.config.vocab_size, device=self.device)
         self.rows: list[_Row | None] = [None] * count
         self.settings = torch.zeros(4, count, device=self.device)
@@ -180,10 +182,13 @@ class _Slots:
         penalised = any(request.config.repetition_penalty != 1 for request in requests)
         self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
         self.head = _head(model, count)
-        self.shared = KVCache(model.config, 1, shared, self.cache.keys)
-        if shared:
-            begin = torch.tensor([list(requests[0].tokens[:shared])], device=self.device)
-            model.hidden(begin, self.shared, torch.arange(shared, device=self.device).unsqueeze(0))
+
+    def _read(self, begin: Sequence[int]) -> KVCache:
+        """Return the cache of what all prompts begin with."""
+        cache = KVCache(self.model.config, 1, len(begin), self.model.tok_embeddings.weight)
+        places = torch.arange(len(begin), device=self.device).unsqueeze(0)
+        self.model.hidden(torch.tensor([list(begin)], device=self.device), cache, places)
+        return cache
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -209,12 +214,10 @@ class _Slots:
         unique = list(dict.fromkeys(prompts))  # K samples of a prompt are neighbours: it is read once
         place = {prompt: number for number, prompt in enumerate(unique)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
-        begin = self.shared.keys.shape[2]
+        begin = self.shared
         lengths = torch.tensor([len(prompt) - begin for prompt in unique], device=self.device)
         tokens = pad_right([prompt[begin:] for prompt in unique]).to(self.device)
-        cache = KVCache(self.model.config, len(unique), begin + tokens.shape[1], self.cache.keys)
-        everyone = torch.arange(len(unique), device=self.device)
-        cache.replace_rows(everyone, self.shared, torch.zeros_like(everyone))
+        cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys, self.stem)
         positions = torch.arange(begin, begin + tokens.shape[1], device=self.device).expand_as(tokens)
         hidden = self.model.hidden(tokens, cache, positions)
         last = hidden[torch.arange(len(unique), device=self.device), lengths - 1]
@@ -248,7 +251,8 @@ class _Slots:
         """Feed the newest token of every busy slot; a free one reads nonsense at its first place."""
         if not any(self.rows):
             return
-        newest = [(row.tokens[-1], row.position) if row else (0, 0) for row in self.rows]
+        nowhere = 0, self.shared
+        newest = [(row.tokens[-1], row.position) if row else nowhere for row in self.rows]
         tokens, positions = torch.tensor(newest, device=self.device).unsqueeze(-1).unbind(1)
         self.logits = self.head(self.model.hidden(tokens, self.cache, positions).squeeze(1)).float()
 

@@ -14,6 +14,7 @@ from llama2_core.config import ModelConfig
 from llama2_core.footprint import NARROW
 from llama2_core.linear import Linear
 from llama2_core.positions import position_table, rotary_table, rotate, turns
+from llama2_core.shared_attention import attend_behind
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -39,16 +40,22 @@ class RMSNorm(nn.Module):
 
 
 class KVCache:
-    """Keys and values of every layer, [layers, B, capacity, K, E]; slot t of a row holds its position t."""
+    """Keys and values of every layer, [layers, B, capacity, K, E]; slot t of a row holds its position t.
 
-    def __init__(self, config: ModelConfig, rows: int, capacity: int, like: Tensor) -> None:
+    Behind a stem, a cache of one row with which all rows begin, it holds the t-th position after it.
+    """
+
+    def __init__(
+        self, config: ModelConfig, rows: int, capacity: int, like: Tensor, stem: "KVCache | None" = None
+    ) -> None:
+        self.stem = stem
         shape = (config.n_layers, rows, capacity, config.n_kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
 
     def at(self, positions: Tensor) -> "CacheWindow":
         """Return the window through which a forward pass of tokens at these positions [B, T] sees the cache."""
-        return CacheWindow(self, positions)
+        return CacheWindow(self, positions - (self.stem.keys.shape[2] if self.stem else 0))
 
     def replace_rows(self, rows: Tensor, other: "KVCache", other_rows: Tensor) -> None:
         """Copy rows of a shorter cache over the given rows of this one."""
@@ -65,6 +72,7 @@ class CacheWindow:
     """What one forward pass writes to a cache, and reads of it: each position sees those up to itself."""
 
     def __init__(self, cache: KVCache, positions: Tensor) -> None:
+        self.stem = cache.stem
         end = int(positions.max()) + 1
         self.keys, self.values = cache.keys[:, :, :end].unbind(), cache.values[:, :, :end].unbind()
         self.places = torch.arange(len(positions), device=positions.device).unsqueeze(1), positions
@@ -86,24 +94,19 @@ class TreeCache:
     """
 
     def __init__(self, ancestors: Tensor, stem: KVCache | None) -> None:
-        rows, length, _ = ancestors.shape
-        before = ancestors.new_ones(rows, length, stem.keys.shape[2] if stem else 0)
-        self.visible = torch.cat([before, ancestors], 2).unsqueeze(1)
-        self.stem = stem
+        self.visible, self.stem = ancestors.unsqueeze(1), stem
 
     def at(self, positions: Tensor) -> "TreeCache":
         return self
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        if self.stem is None:
-            return keys, values
-        of_stem = self.stem.keys[layer], self.stem.values[layer]
-        stem_keys, stem_values = (kept.expand(len(keys), -1, -1, -1) for kept in of_stem)
-        return torch.cat([stem_keys, keys], 1), torch.cat([stem_values, values], 1)
+        return keys, values
 
 
 class DocumentWindow:
     """What packed rows see: each position those of its own document up to itself. `begins` is bool [B, T]."""
+
+    stem = None
 
     def __init__(self, begins: Tensor) -> None:
         places, documents = torch.arange(begins.shape[1], device=begins.device), begins.cumsum(1)
@@ -162,7 +165,10 @@ class Attention(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         if window:
             k, v = window.extend(layer, k, v)
-        out = attend(q, k, v, window, self.dropout if self.training else 0.0)
+        if window and (stem := window.stem):
+            out = attend_behind(q, k, v, window.visible, stem.keys[layer], stem.values[layer])
+        else:
+            out = attend(q, k, v, window, self.dropout if self.training else 0.0)
         return self.wo(out.reshape(rows, length, -1))
 
 

@@ -50,9 +50,10 @@ def _rouge() -> RougeScorer:
 def _bleu(order: int) -> Callable[[Sequence[tuple[list[str], list[str]]]], float]:
     def bleu(pairs: Sequence[tuple[list[str], list[str]]]) -> float:
         weights = [1 / order] * order
-        return float(
-            corpus_bleu([[wanted] for wanted, _ in pairs], [said for _, said in pairs], weights=weights)
+        found: Any = corpus_bleu(
+            [[wanted] for wanted, _ in pairs], [said for _, said in pairs], weights=weights
         )
+        return float(found)
 
     return bleu
 

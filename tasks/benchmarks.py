@@ -100,7 +100,7 @@ def suite_table(suite: str, scores: list[dict]) -> Rows:
                     "note": member.note,
                 }
             )
-        if len(mine) > 1:
+        if len(mine) > 1 and group.paper:
             whole = all(mine)
             mean = sum(row["value"] for row in mine if row) / len(mine) if whole else 0.0
             cells = {"score": f"{100 * mean:.1f}" if whole else "incomplete", "n": ""}

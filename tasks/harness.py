@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
@@ -139,7 +139,7 @@ class HarnessModel(TemplateLM):
         asked: dict[str, tuple[str, Request]] = {}
         keys, seen = [], Counter()
         for request in requests:
-            context, settings = request.args
+            context, settings = cast("tuple[str, dict[str, Any]]", request.args)
             name = _key("generate", context, settings)
             seen[name] += 1  # a task may ask the same several times
             keys.append(key := f"{name}-{seen[name]}")

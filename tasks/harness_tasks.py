@@ -74,9 +74,9 @@ class _LocalFactory(TaskFactory):
 
 @cache
 def _manager(everything: bool) -> TaskManager:
-    folders = [str(FOLDER)]
+    folders: list[str | Path] = [FOLDER]
     if not everything:
-        folders += [str(Path(lm_eval.tasks.__file__).parent / name) for name in FAMILIAR]
+        folders += [Path(lm_eval.tasks.__file__).parent / name for name in FAMILIAR]
     return TaskManager(include_path=folders, include_defaults=everything)
 
 

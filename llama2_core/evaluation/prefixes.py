@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-Tokens = Sequence[int]
+Tokens = tuple[int, ...]
 STRIDE = 64
 """Tokens compared at once."""
 LEAST_STEM_TOKENS = 32
@@ -35,7 +35,7 @@ class Group:
 
 
 def common(a: Tokens, b: Tokens) -> int:
-    """Return how many tokens two sequences, both tuples or both lists, begin with alike."""
+    """Return how many tokens two sequences begin with alike."""
     length, place = min(len(a), len(b)), 0
     while place < length and a[place : place + STRIDE] == b[place : place + STRIDE]:
         place += STRIDE
