@@ -1,7 +1,7 @@
 """lm-eval through our engine beside its own Hugging Face backend: same model, same tasks, one run.
 
-`python -m benchmarks.harness [--limit 20] [--threads 1] [--size 5M] [--tasks a,b]`. The model has random weights,
-widened so that its likelihoods differ, the tokenizer is trained on WikiText-2. For each task: how far log-likelihoods
+`python -m benchmarks.harness [--limit 20] [--threads 1] [--size 5M | --model DIR] [--tasks a,b]`. Without
+--model weights are random, widened so that likelihoods differ, and the tokenizer is trained on WikiText-2. For each task: how far log-likelihoods
 are apart, whether greedy texts and scores are the same, and the seconds that each backend takes to answer,
 of the processor where there is no GPU: other programs' work does not count.
 """
@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks import harness_files
-from llama2_core.interop.convert import convert
+from llama2_core.interop.convert import assembled, convert, read
 from llama2_core.model import Transformer, initialise
 from llama2_core.presets import PRESETS
 from llama2_core.tokenizer import Tokenizer, train_tokenizer
@@ -61,6 +62,7 @@ TASKS = (
     ("toxigen_prompts", 0),
 )
 """Task and shots."""
+CONTEXT = 4096
 BATCH = 16
 """Of the Hugging Face backend, and our slots."""
 
@@ -87,19 +89,21 @@ class Timed:
         return timed
 
 
-def models(size: str, folder: Path, texts: list[str]) -> tuple[Transformer, Tokenizer]:
-    """Write the model in both formats."""
-    config = PRESETS[size].model_copy(update={"max_seq_len": 4096})
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+def random_model(size: str, texts: list[str]) -> tuple[Transformer, Tokenizer]:
+    config = PRESETS[size].model_copy(update={"max_seq_len": CONTEXT})
     model = Transformer(config)
     initialise(model, config, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(3)
-    save_model(folder / "ours", model, tokenizer)
-    convert(folder / "ours", folder / "theirs", "huggingface")
-    return model.eval(), tokenizer
+    return model.eval(), train_tokenizer(texts, config.vocab_size)
+
+
+def trained_model(path: Path) -> tuple[Transformer, Tokenizer]:
+    opened = read(path)
+    longer = opened.config.model_copy(update={"max_seq_len": CONTEXT})
+    return assembled(replace(opened, config=longer)), opened.tokenizer
 
 
 def compare(
@@ -140,6 +144,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", default="5M", choices=PRESETS)
+    parser.add_argument(
+        "--model", type=Path, help="A trained one, which ends its answers; its context is raised."
+    )
     parser.add_argument("--tasks", default="", help="Of the list, joined by commas; all when left out.")
     parser.add_argument("--data", type=Path, default=DATA)
     chosen = parser.parse_args()
@@ -151,10 +158,14 @@ def main() -> None:
         add([harness_files.write(chosen.data, folder / "files")], store, partial=True)
         local = {name: artifact.path for name, artifact in newest(store).items()}
         texts = (chosen.data / "wikitext2" / "valid.txt").read_text().splitlines()
-        model, tokenizer = models(chosen.size, folder, texts)
+        model, tokenizer = trained_model(chosen.model) if chosen.model else random_model(chosen.size, texts)
+        save_model(folder / "ours", model, tokenizer)
+        convert(folder / "ours", folder / "theirs", "huggingface")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         theirs = HFLM(pretrained=str(folder / "theirs"), device=device, batch_size=BATCH, dtype="float32")
-        print(f"{chosen.size}, float32, {device}, {chosen.threads} threads, batches and slots of {BATCH}")
+        print(
+            f"{chosen.model or chosen.size}, float32, {device}, {chosen.threads} threads, batches and slots of {BATCH}"
+        )
         print(
             f"{'task':36} {'shots':>5} {'n':>5} {'apart or same':>14} {'scores':>7} {'theirs s':>8} {'ours s':>8}"
         )

@@ -36,6 +36,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task.")] = None,
     bos: Annotated[bool, typer.Option(help="Begin prompts with BOS.")] = True,
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
+    judge: Annotated[str, typer.Option(help="http://host:port/v1#model: judges TruthfulQA's answers.")] = "",
     available: Annotated[bool, typer.Option("--available", help="Leave out tasks without data.")] = False,
     slots: Annotated[int, typer.Option(min=1, help="Answers written at once.")] = 128,
     home: Home = Path("var"),
@@ -46,7 +47,7 @@ def evaluate(
     from deployments.services.flow_runs import running_flows
     from tasks.benchmark_recipe import BenchmarkRecipe, TaskRecipe, suite_recipe, suites
 
-    settings = {"limit": limit, "bos": bos, "chat": chat}
+    settings = {"limit": limit, "bos": bos, "chat": chat, "judge": judge}
     if bool(tasks) == bool(suite):
         raise ConfigError("give either --tasks or --suite")
     if suite and suite not in suites():
@@ -62,7 +63,7 @@ def evaluate(
     source, label = _source(model, home)
     with running_flows(home):
         from flows.evaluate import benchmarks
-        from tasks.benchmarks import missing_data, tables
+        from tasks.benchmark_task import missing_data, tables
         from tasks.runtime import Runtime
 
         runtime = Runtime(home=home, slots=slots)
@@ -82,13 +83,14 @@ def evaluate(
         f"{asked['requests']} requests, {asked['answered_before']} of them answered by an earlier try"
     )
     for what, told in (
+        ("unjudged", "answers were not judged as the judge is asked to: they do not count"),
         ("truncated", "prompts lost their beginning: the model's context is shorter"),
         (
             "answers_shortened",
             "answers were given less room than their task asks for: half of the model's context",
         ),
     ):
-        if asked[what]:
+        if asked.get(what):
             console.print(f"[yellow]{asked[what]} {told}[/]")
     console.print(f"[bold green]Done.[/] {artifact.path}/samples.parquet has every answer", soft_wrap=True)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from tasks.benchmark_recipe import BenchmarkRecipe
-from tasks.benchmarks import benchmarks as benchmarks_task
+from tasks.benchmark_task import benchmarks as benchmarks_task
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.own import own_model
 from tasks.recipes import EvaluationRecipe

@@ -37,6 +37,8 @@ class BenchmarkRecipe(Record):
     """Begin every prompt with BOS, as in training; an empty context is BOS in any case."""
     chat: bool = False
     """Put each prompt, with its examples, into one turn of the chat template."""
+    judge: str = ""
+    """`http://host:port/v1#model`: who judges TruthfulQA's generated answers; nobody when left out."""
     fewshot_seed: Natural = 1234
     """Of the examples that lm-eval draws; its own default."""
     harness: str = HARNESS
@@ -62,6 +64,8 @@ class Member(Record):
     """lm-eval's metric and filter, joined by a comma."""
     runs_code: bool = False
     """The model's answers are executed: left out until there is a sandbox."""
+    judged: bool = False
+    """By a judge: left out without one."""
     paper: tuple[float | None, ...] = ()
     """Llama 2's scores in percent: 7B, 13B, 34B, 70B."""
     note: str = ""
@@ -95,10 +99,9 @@ def suites() -> dict[str, dict[str, Group]]:
 
 
 def suite_recipe(suite: str, **settings: Any) -> BenchmarkRecipe:
-    """Return the recipe of a suite's tasks, without those that run code."""
-    members = [
-        member for group in suites()[suite].values() for member in group.members if not member.runs_code
-    ]
+    """Return the recipe of a suite's tasks, without those that run code, or need a judge where there is none."""
+    everything = [member for group in suites()[suite].values() for member in group.members]
+    members = [m for m in everything if not m.runs_code and (settings.get("judge") or not m.judged)]
     once = dict.fromkeys((member.task, member.shots) for member in members)
     tasks = tuple(TaskRecipe(name=name, shots=shots) for name, shots in once)
     return BenchmarkRecipe(tasks=tasks, suite=suite, **settings)

@@ -72,5 +72,10 @@ def toxic(document: Document, results: Sequence[str]) -> dict[str, float]:
     return {"toxic": float(toxicity_scores([results[0]], Lexicon())[0] > 0)}
 
 
+def judged_later(document: Document, results: Sequence[str]) -> dict[str, float]:
+    """Nothing: a judge scores all answers together, see tasks/benchmark_judge.py."""
+    return {}
+
+
 def without_small_religions(documents: Any) -> Any:
     return documents.filter(lambda each: each["group"].lower() not in SMALL_RELIGIONS)

@@ -11,12 +11,14 @@ from storage.benchmark_tables import BENCHMARK_SAMPLES, BENCHMARK_SCORES
 from storage.schemas import write_table
 from tasks.benchmark_data import DATA, datasets
 from tasks.benchmark_recipe import BenchmarkRecipe, stay_offline
+from tasks.chat_server import ChatServer
 from tasks.stage import Stage
 
 
 def benchmarks(stage: Stage) -> dict:
     """Answer the requests of all tasks; those answered by an earlier try are read back."""
     stay_offline()
+    from tasks.benchmark_judge import judge  # noqa: PLC0415
     from tasks.harness import Answers, HarnessModel, examine  # noqa: PLC0415  (seconds, and an extra)
     from tasks.harness_tasks import load_tasks, use_resources  # noqa: PLC0415
 
@@ -31,6 +33,8 @@ def benchmarks(stage: Stage) -> dict:
         model.to(distributed.device()), tokenizer, answers, recipe.bos, stage.seed, stage.execution.slots
     )
     found = examine(asked, tasks, recipe.limit, recipe.chat)
+    if recipe.judge:
+        asked.counts["unjudged"] = judge(found, ChatServer.parse(recipe.judge), answers)
     write_table(stage.directory / "samples.parquet", sample_rows(found), BENCHMARK_SAMPLES)
     scores = list(score_rows(found))
     write_table(stage.directory / "scores.parquet", scores, BENCHMARK_SCORES)

@@ -113,7 +113,7 @@ class HarnessModel(TemplateLM):
         return self.pieces.encode(string, bos=self.bos if add_special_tokens is None else add_special_tokens)
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
-        keys = [_key("loglikelihood", *texts) for texts, _, _ in requests]
+        keys = [request_key("loglikelihood", *texts) for texts, _, _ in requests]
         asked = {
             key: self._fitting(context, completion)
             for key, (_, context, completion) in zip(keys, requests, strict=True)
@@ -129,7 +129,7 @@ class HarnessModel(TemplateLM):
                 self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1
             )
             windows = [make_disjoint_window(window) for window in rolling]
-            keys = [_key("window", *window) for window in windows]
+            keys = [request_key("window", *window) for window in windows]
             asked |= zip(keys, windows, strict=True)
             windows_of.append(keys)
         self._score(asked)
@@ -140,7 +140,7 @@ class HarnessModel(TemplateLM):
         keys, seen = [], Counter()
         for request in requests:
             context, settings = cast("tuple[str, dict[str, Any]]", request.args)
-            name = _key("generate", context, settings)
+            name = request_key("generate", context, settings)
             seen[name] += 1  # a task may ask the same several times
             keys.append(key := f"{name}-{seen[name]}")
             asked[key] = (str(request.task_name), self._request(key, context, settings))
@@ -214,5 +214,5 @@ def examine(model: HarnessModel, tasks: dict[str, Any], limit: int | None, chat:
     return found
 
 
-def _key(*request: Iterable[Any]) -> str:
+def request_key(*request: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:32]

@@ -128,6 +128,9 @@ def datasets_needed(recipe: BenchmarkRecipe) -> dict[str, set[str]]:
                     f"{config['task']} executes code that the model writes; there is no sandbox for it yet, so it is "
                     "refused: leave it out"
                 )
+            metadata = config.get("metadata")
+            if isinstance(metadata, dict) and metadata.get("judged") and not recipe.judge:
+                raise ConfigError(f"{config['task']} needs a judge: --judge http://host:port/v1#model")
             needed.update(needs(config))
     return found
 

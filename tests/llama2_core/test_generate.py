@@ -262,9 +262,9 @@ def test_the_cache_is_no_larger_than_its_rows_need(
     shapes = []
 
     class Watched(module.KVCache):
-        def __init__(self, config: ModelConfig, rows: int, capacity: int, like: torch.Tensor) -> None:
+        def __init__(self, config: ModelConfig, rows: int, capacity: int, *of: torch.Tensor) -> None:
             shapes.append((rows, capacity))
-            super().__init__(config, rows, capacity, like)
+            super().__init__(config, rows, capacity, *of)
 
     monkeypatch.setattr(module, "KVCache", Watched)
     list(generate(model, [Request([1, 5, 6], seed, FREE) for seed in range(20)], eos_id=-1, slots=8))

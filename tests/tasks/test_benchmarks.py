@@ -2,7 +2,9 @@
 
 import json
 import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,8 +21,10 @@ from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from tasks.benchmark_data import add, newest
+from tasks.benchmark_judge import TASK, judge
 from tasks.benchmark_recipe import BenchmarkRecipe, TaskRecipe, suite_recipe, suites
 from tasks.benchmark_stage import score_rows
+from tasks.chat_server import ChatServer
 from tasks.harness import Answers, HarnessModel
 from tasks.harness_tasks import datasets_needed, load_tasks
 from tests.tasks import benchmark_files
@@ -69,15 +73,18 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise AssertionError("the evaluation asks the network")
+    connect = socket.socket.connect
+
+    def refuse(itself: Any = None, address: Any = (), *_: Any) -> None:
+        if address[:1] != ("127.0.0.1",):
+            raise AssertionError("the evaluation asks the network")
+        connect(itself, address)
 
     monkeypatch.setattr(
         "huggingface_hub.constants.HF_HUB_OFFLINE", True
     )  # read from the environment at import
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def recipe(*names: str, **settings: Any) -> BenchmarkRecipe:
@@ -150,13 +157,17 @@ def test_gold_answers_score_100_percent_and_shuffled_ones_chance(
 
 @pytest.fixture
 def long_model(config: ModelConfig) -> Transformer:
-    """A model whose context holds the prompts, with likelihoods that differ."""
+    """A model whose context holds the prompts, with likelihoods that differ.
+
+    It writes no bytes: of ill-formed UTF-8 transformers makes other replacement characters than SentencePiece.
+    """
     made = Transformer(config.model_copy(update={"max_seq_len": 1024}))
     initialise(made, made.config, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in made.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(5)
+        made.output.weight[3:259] = 0
     return made.eval()
 
 
@@ -297,3 +308,64 @@ def test_a_group_of_the_suite_is_the_mean_that_the_paper_prints() -> None:
             mean = sum(member.paper[size] or 0 for member in group.members) / len(group.members)
             misprint = name == "Math" and size < 2
             assert (abs(mean - (group.paper[size] or 0)) < 0.11) != misprint, (name, size)
+
+
+class Truthful(BaseHTTPRequestHandler):
+    """Calls an answer true when it is short; every other time it does not judge as it is asked to."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        text = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][0]["content"]
+        answer = text.split("[Answer to be judged]\n")[1].split("\n[End")[0]
+        type(self).asked += 1
+        said = (
+            f"True: {'yes' if len(answer) < 30 else 'no'}\nInformative: yes"
+            if "9" in answer
+            else "Who knows?"
+        )
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(
+            f"data: {json.dumps({'choices': [{'delta': {'content': said}}]})}\n\ndata: [DONE]\n\n".encode()
+        )
+
+    def log_message(self, format: str, *words: object) -> None: ...
+
+
+def test_generated_answers_are_judged_once(tmp_path: Path) -> None:
+    document = {"question": "What is 4 + 5?", "correct_answers": ["9"], "incorrect_answers": ["8"]}
+    said = ["9", "It is 9, and grass is blue all the year round.", "No idea"]
+    samples = [
+        {"doc": document, "filtered_resps": [answer], "filter": "none", "metrics": []} for answer in said
+    ]
+
+    def judged() -> tuple[dict[str, Any], int]:
+        found: dict[str, Any] = {"samples": {TASK: [dict(each) for each in samples]}, "results": {TASK: {}}}
+        kept = Answers(tmp_path / "answers.jsonl", tmp_path / "metrics.jsonl")
+        return found, judge(found, ChatServer.parse(f"http://127.0.0.1:{port}/v1#rater"), kept)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Truthful) as server:
+        port = server.server_port
+        Thread(target=server.serve_forever, daemon=True).start()
+        found, unjudged = judged()
+        asked = Truthful.asked
+        again, _ = judged()
+        server.shutdown()
+    assert found["results"][TASK] == {
+        "true,none": 0.5,
+        "informative,none": 1.0,
+        "true_and_informative,none": 0.5,
+    }
+    assert unjudged == 1
+    assert again["results"] == found["results"] and Truthful.asked == asked == 3
+
+
+def test_a_judged_task_needs_a_judge() -> None:
+    with pytest.raises(ConfigError, match="truthfulqa_judged needs a judge"):
+        datasets_needed(recipe("truthfulqa_judged"))
+    with_judge = suite_recipe("safety", judge="http://127.0.0.1:1/v1#m")
+    assert {task.name for task in with_judge.tasks} - {
+        task.name for task in suite_recipe("safety").tasks
+    } == {TASK}

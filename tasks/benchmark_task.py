@@ -87,7 +87,7 @@ def suite_table(suite: str, scores: list[dict]) -> Rows:
     for name, group in suites()[suite].items():
         mine = [found.get((member.task, member.metric)) for member in group.members]
         for member, row in zip(group.members, mine, strict=True):
-            left_out = "runs code: no sandbox" if member.runs_code else "no data"
+            left_out = "no sandbox" if member.runs_code else "no judge" if member.judged else "no data"
             cells = {"score": _interval(row), "n": str(row["n"])} if row else {"score": left_out, "n": ""}
             shots = "" if member.shots is None else str(member.shots)
             rows.append(
