@@ -1,9 +1,9 @@
 """lm-eval through our engine beside its own Hugging Face backend: same model, same tasks, one run.
 
-`python -m benchmarks.harness [--limit 20] [--threads 1] [--size 5M | --model DIR] [--tasks a,b]`. Without
---model weights are random, widened so that likelihoods differ, and the tokenizer is trained on WikiText-2. For each task: how far log-likelihoods
-are apart, whether greedy texts and scores are the same, and the seconds that each backend takes to answer,
-of the processor where there is no GPU: other programs' work does not count.
+`python -m benchmarks.harness [--limit 20] [--threads 1] [--size 5M | --model DIR] [--tasks a,b]`. Without --model
+weights are random, widened so that likelihoods differ, and the tokenizer is trained on WikiText-2. For each task: how
+far log-likelihoods are apart, whether greedy texts and scores are the same, and the seconds that each backend takes to
+answer, of the processor where there is no GPU: other programs' work does not count.
 """
 
 import argparse

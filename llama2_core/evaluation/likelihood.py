@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llama2_core.cache import KVCache, TreeCache
 from llama2_core.evaluation.prefixes import Row, Tree, batches, groups, tree
 from llama2_core.generate import pad_right
-from llama2_core.model import KVCache, Transformer, TreeCache
+from llama2_core.model import Transformer
 from llama2_core.rlhf.rollout import token_logprobs
 
 Pair = tuple[Sequence[int], Sequence[int]]

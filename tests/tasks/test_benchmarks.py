@@ -324,12 +324,10 @@ class Truthful(BaseHTTPRequestHandler):
             if "9" in answer
             else "Who knows?"
         )
+        reply = {"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}
         self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
         self.end_headers()
-        self.wfile.write(
-            f"data: {json.dumps({'choices': [{'delta': {'content': said}}]})}\n\ndata: [DONE]\n\n".encode()
-        )
+        self.wfile.write(json.dumps(reply).encode())
 
     def log_message(self, format: str, *words: object) -> None: ...
 
