@@ -51,7 +51,7 @@ def completion_logprobs(model: Transformer, pairs: Sequence[Pair], batch_rows: i
 
 @torch.inference_mode()
 def score_completions(
-    model: Transformer, pairs: Sequence[Pair], batch_tokens: int = 8192, row_tokens: int = 384
+    model: Transformer, pairs: Sequence[Pair], batch_tokens: int = 8192, row_tokens: int = 256
 ) -> Iterator[Scored]:
     """Yield what `completion_logprobs` sums, batch by batch in no fixed order; what pairs begin with is read once.
 

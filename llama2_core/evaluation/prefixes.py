@@ -11,6 +11,8 @@ from itertools import pairwise
 import numpy as np
 
 Tokens = tuple[int, ...]
+LEAST_ROWS = 4
+"""Fewer rows than this are read as one, with what they share: a stem is read alone, which takes long for its size."""
 STRIDE = 64
 """Tokens compared at once."""
 LEAST_STEM_TOKENS = 32
@@ -69,9 +71,10 @@ def groups(sequences: Sequence[Tokens], limits: Sequence[int], row_tokens: int) 
         longer = min(least, int(limit[first:end].min()))
         if longer - stem < LEAST_STEM_TOKENS:
             longer = stem
-        nodes = size(first, end)
-        if end - first == 1 or nodes - stem <= row_tokens or (longer > stem and nodes - longer <= row_tokens):
-            row = Row(tuple(order[first:end]), nodes - stem)
+        below = size(first, end) - longer
+        rows = -(-below // row_tokens)
+        if end - first == 1 or size(first, end) - stem <= row_tokens or (longer > stem and rows < LEAST_ROWS):
+            row = Row(tuple(order[first:end]), size(first, end) - stem)
             found.setdefault(tuple(sequences[order[first]][:stem]), []).append(row)
             return
         cuts = [first, *(first + 1 + np.flatnonzero(shared[first + 1 : end] == least)).tolist(), end]

@@ -37,10 +37,8 @@ def test_a_model_from_a_folder_is_evaluated_on_local_files(
     home = tmp_path / "var"
     save_model(tmp_path / "mine", model, tokenizer)
     files = benchmark_files.write(tmp_path / "files")
-    assert "has 40 rows, expected" in llama2(home, "benchmarks", "add", str(files))[1]
     status, said = llama2(home, "benchmarks", "add", str(files), "--partial")
     assert status == 0 and "hellaswag: 40 rows" in said
-    assert "hellaswag 40" in llama2(home, "benchmarks", "list")[1].replace("│ ", "")
 
     asked = ("evaluate", str(tmp_path / "mine"), "--tasks", "hellaswag,svamp,gsm8k_cot", "--limit", "5")
     status, said = llama2(home, *asked)
@@ -53,7 +51,6 @@ def test_a_model_from_a_folder_is_evaluated_on_local_files(
     assert {row["task"] for row in samples} == {"hellaswag", "svamp", "gsm8k_cot"}
     scores = read_table(made.file("scores.parquet"), BENCHMARK_SCORES)
     assert all(row["low"] <= row["value"] <= row["high"] and row["n"] == 5 for row in scores)
-    assert "found benchmarks/" in llama2(home, *asked)[1]
 
 
 def test_what_cannot_be_asked_is_told(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> None:

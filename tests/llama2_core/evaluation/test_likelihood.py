@@ -47,7 +47,9 @@ def _questions(shots: int, questions: int, choices: int) -> list[tuple[list[int]
 @pytest.mark.parametrize(
     "variant", [Variant(), Variant(positions="learned"), Variant(positions="sinusoidal")]
 )
-@pytest.mark.parametrize(("shots", "row_tokens", "batch_tokens"), [(0, 384, 4096), (40, 24, 100), (40, 1, 1)])
+@pytest.mark.parametrize(
+    ("shots", "row_tokens", "batch_tokens"), [(0, 128, 4096), (40, 24, 100), (40, 8, 40), (40, 1, 1)]
+)
 def test_what_is_shared_changes_no_likelihood(
     config: ModelConfig, variant: Variant, shots: int, row_tokens: int, batch_tokens: int
 ) -> None:
