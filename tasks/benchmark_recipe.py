@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from llama2_core.config import Natural, Positive, Record
+from tasks.sandbox import available
 
 FOLDER = Path(__file__).parent / "benchmarks"
 HARNESS = "0.4.13"
@@ -63,7 +64,7 @@ class Member(Record):
     metric: str
     """lm-eval's metric and filter, joined by a comma."""
     runs_code: bool = False
-    """The model's answers are executed: left out until there is a sandbox."""
+    """The model's answers are executed: left out where there is no sandbox."""
     judged: bool = False
     """By a judge: left out without one."""
     paper: tuple[float | None, ...] = ()
@@ -99,9 +100,13 @@ def suites() -> dict[str, dict[str, Group]]:
 
 
 def suite_recipe(suite: str, **settings: Any) -> BenchmarkRecipe:
-    """Return the recipe of a suite's tasks, without those that run code, or need a judge where there is none."""
+    """Return the recipe of a suite's tasks, without those that need a sandbox or a judge where there is none."""
     everything = [member for group in suites()[suite].values() for member in group.members]
-    members = [m for m in everything if not m.runs_code and (settings.get("judge") or not m.judged)]
+    members = [
+        m
+        for m in everything
+        if not (m.runs_code and available()) and not (m.judged and not settings.get("judge"))
+    ]
     once = dict.fromkeys((member.task, member.shots) for member in members)
     tasks = tuple(TaskRecipe(name=name, shots=shots) for name, shots in once)
     return BenchmarkRecipe(tasks=tasks, suite=suite, **settings)

@@ -15,6 +15,7 @@ from lm_eval.tasks._index import Kind
 from llama2_core.errors import ConfigError, DataError
 from tasks.benchmark_data import Splits, needs, splits_of
 from tasks.benchmark_recipe import FOLDER, BenchmarkRecipe
+from tasks.sandbox import available
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
 Config = dict[str, Any]
@@ -125,11 +126,14 @@ def datasets_needed(recipe: BenchmarkRecipe) -> dict[str, set[str]]:
         for config in _leaves(manager, task.name, {}):
             if config.get("unsafe_code"):
                 raise ConfigError(
-                    f"{config['task']} executes code that the model writes; there is no sandbox for it yet, so it is "
-                    "refused: leave it out"
+                    f"{config['task']} executes code that the model writes, outside of any sandbox, so it is refused; "
+                    "humaneval_sandboxed and mbpp_sandboxed are judged in one"
                 )
             metadata = config.get("metadata")
-            if isinstance(metadata, dict) and metadata.get("judged") and not recipe.judge:
+            metadata = metadata if isinstance(metadata, dict) else {}
+            if metadata.get("runs_code") and (missing := available()):
+                raise ConfigError(f"{config['task']} runs code that the model writes: {missing}")
+            if metadata.get("judged") and not recipe.judge:
                 raise ConfigError(f"{config['task']} needs a judge: --judge http://host:port/v1#model")
             needed.update(needs(config))
     return found

@@ -20,6 +20,7 @@ from llama2_core.errors import ConfigError, DataError
 from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
+from tasks.benchmark_code import humaneval, mbpp
 from tasks.benchmark_data import add, newest
 from tasks.benchmark_judge import TASK, judge
 from tasks.benchmark_recipe import BenchmarkRecipe, TaskRecipe, suite_recipe, suites
@@ -27,6 +28,7 @@ from tasks.benchmark_stage import score_rows
 from tasks.chat_server import ChatServer
 from tasks.harness import Answers, HarnessModel
 from tasks.harness_tasks import datasets_needed, load_tasks
+from tasks.sandbox import available
 from tests.tasks import benchmark_files
 
 SPOKEN = {
@@ -272,7 +274,7 @@ def test_prompts_begin_with_bos_as_the_recipe_says(
 
 
 def test_names_are_checked_before_anything_runs() -> None:
-    with pytest.raises(ConfigError, match="no sandbox"):
+    with pytest.raises(ConfigError, match="outside of any sandbox"):
         datasets_needed(recipe("humaneval"))
     needed = datasets_needed(recipe("mmlu", "bold", "agieval_en"))
     assert needed == {"mmlu": {"mmlu"}, "bold": {"bold", "vader_lexicon"}, "agieval_en": {"agieval"}}
@@ -367,3 +369,21 @@ def test_a_judged_task_needs_a_judge() -> None:
     assert {task.name for task in with_judge.tasks} - {
         task.name for task in suite_recipe("safety").tasks
     } == {TASK}
+
+
+@pytest.mark.skipif(bool(available()), reason="there is no sandbox here")
+def test_code_is_judged_in_a_sandbox(tmp_path: Path) -> None:
+    document = {
+        "prompt": "def add(a, b):\n",
+        "test": "def check(candidate):\n    assert candidate(2, 3) == 5",
+        "entry_point": "add",
+        "test_setup_code": "",
+        "test_list": ["assert add(2, 3) == 5"],
+    }
+    for body, passed in (
+        ("    return a + b", 1.0),
+        ("    return a - b", 0.0),
+        ("    import os; os._exit(0)", 0.0),
+    ):
+        assert humaneval(document, [body]) == {"pass@1": passed}
+        assert mbpp(document, [document["prompt"] + body]) == {"pass@1": passed}
