@@ -11,11 +11,12 @@ from llama2_core.shared_attention import attend_behind
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_two_parts_are_weighed_as_one(kv_heads: int, masked: bool) -> None:
     draw = torch.Generator().manual_seed(0)
-    rows, length, stem, heads, width = 3, 5, 7, 4, 8
-    q = torch.randn(rows, length, heads, width, generator=draw)
-    k, v = torch.randn(2, rows, length, kv_heads, width, generator=draw)
+    rows, slots, stem, heads, width = 3, 5, 7, 4, 8
+    q = torch.randn(rows, 1, heads, width, generator=draw)
+    k, v = torch.randn(2, rows, slots, kv_heads, width, generator=draw)
     stem_k, stem_v = 3 * torch.randn(2, 1, stem, kv_heads, width, generator=draw)
-    visible = torch.ones(rows, 1, length, length, dtype=torch.bool).tril() if masked else None
+    seen = torch.tensor([5, 1, 3])
+    visible = (torch.arange(slots) < seen.unsqueeze(1))[:, None, None] if masked else None
     keys, values = (
         torch.cat([part.expand(rows, -1, -1, -1), own], 1) for part, own in ((stem_k, k), (stem_v, v))
     )
