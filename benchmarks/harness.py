@@ -59,7 +59,6 @@ TASKS = (
     ("bbh_cot_fewshot_date_understanding", 3),
     ("svamp", 0),
     ("mawps", 0),
-    ("toxigen_prompts", 0),
 )
 """Task and shots."""
 CONTEXT = 4096

@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from llama2_core.cache import KVCache
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.model import KVCache, Transformer
+from llama2_core.model import Transformer
 from llama2_core.sampling import discourage, sample_tokens
 
 LARGEST_UNIFORM = 1 - 2**-24
