@@ -1,8 +1,13 @@
 """Examination of checkpoints. Llama 2 sections 2.3 and 3.4."""
 
+from pathlib import Path
+
 from prefect import flow
 
+from tasks.benchmark_recipe import BenchmarkRecipe
+from tasks.benchmark_task import benchmarks as benchmarks_task
 from tasks.evaluate import evaluate as evaluate_task
+from tasks.own import own_model
 from tasks.recipes import EvaluationRecipe
 from tasks.runtime import Runtime
 
@@ -18,3 +23,16 @@ def evaluate(
 ) -> str:
     """Examine one checkpoint on the held-out prompts."""
     return evaluate_task(recipe, model, dialogs, label, seed, runtime)
+
+
+@flow(name="benchmarks", flow_run_name="benchmarks of {label}")
+def benchmarks(
+    model: str,
+    recipe: BenchmarkRecipe,
+    label: str = "model",
+    seed: int = 0,
+    runtime: Runtime = Runtime(),
+) -> str:
+    """Evaluate a checkpoint, or a model of any format at a path, on published benchmarks."""
+    artifact = own_model(Path(model), runtime) if Path(model).exists() else model
+    return benchmarks_task(recipe, artifact, label, seed, runtime)

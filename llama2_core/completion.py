@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from llama2_core.cache import KVCache
 from llama2_core.chat import Message, Template, encode_prompt
 from llama2_core.config import SamplingConfig
 from llama2_core.generate import Finish, Request, generate, stream
-from llama2_core.model import KVCache, Transformer
+from llama2_core.model import Transformer
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 

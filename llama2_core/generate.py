@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from llama2_core.cache import KVCache
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.model import KVCache, Transformer
+from llama2_core.model import Transformer
 from llama2_core.sampling import discourage, sample_tokens
 
 LARGEST_UNIFORM = 1 - 2**-24
@@ -74,10 +75,11 @@ def generate(
     eos_id: int,
     slots: int = 128,
     decode: Decode | None = None,
+    shared: int = 0,
 ) -> Iterator[tuple[int, Completion]]:
     """Yield (index of the request, completion) as rows finish, in no fixed order. Arguments as of `stream`."""
     open_rows: dict[int, Completion] = {}
-    for index, token, logprob, finish in stream(model, requests, eos_id, slots, decode):
+    for index, token, logprob, finish in stream(model, requests, eos_id, slots, decode, shared):
         completion = open_rows.setdefault(index, Completion())
         completion.logprobs.append(logprob)
         if finish != "eos":
@@ -94,12 +96,14 @@ def stream(
     eos_id: int,
     slots: int = 128,
     decode: Decode | None = None,
+    shared: int = 0,
 ) -> Iterator[Sampled]:
     """Yield every token as it is drawn, the rows of at most `slots` requests in turn.
 
     A row ends at EOS, at one of its stop texts (found in what `decode` makes of its last tokens), after its
-    `max_new_tokens`, or at the model's longest sequence. Raises DataError for a prompt that leaves no room for an
-    answer, ConfigError for stop texts without `decode`.
+    `max_new_tokens`, or at the model's longest sequence. So many tokens as all prompts share, at their beginning and
+    without the last, are read once; it changes nothing but rounding. Raises DataError for a prompt that leaves no room
+    for an answer, ConfigError for stop texts without `decode`.
     """
     limit = model.config.max_seq_len
     for index, request in enumerate(requests):
@@ -110,7 +114,7 @@ def stream(
         if request.config.stop and decode is None:
             raise ConfigError(f"request {index} has stop texts: pass the tokenizer's decode to find them")
     waiting = iter([_Row(index, request, limit) for index, request in enumerate(requests)])
-    batch = _Slots(model, requests, slots)
+    batch = _Slots(model, requests, slots, shared)
     batch.refill(waiting)
     while any(batch.rows):
         for slot, row, token, logprob in batch.draw():
@@ -164,12 +168,14 @@ class _Row:
 class _Slots:
     """The rows being sampled: cache, next logits, and whose turn each slot serves."""
 
-    def __init__(self, model: Transformer, requests: Sequence[Request], slots: int) -> None:
+    def __init__(self, model: Transformer, requests: Sequence[Request], slots: int, shared: int) -> None:
         self.model = model
         count = min(slots, len(requests))
         capacity = max((_longest(request, model.config.max_seq_len) for request in requests), default=0)
         self.device = model.tok_embeddings.weight.device
-        self.cache = KVCache(model.config, count, capacity, model.tok_embeddings.weight)
+        self.shared = shared
+        self.stem = self._read(requests[0].tokens[:shared]) if shared else None
+        self.cache = KVCache(model.config, count, capacity - shared, model.tok_embeddings.weight, self.stem)
         self.logits = torch.zeros(count, model.config.vocab_size, device=self.device)
         self.rows: list[_Row | None] = [None] * count
         self.settings = torch.zeros(4, count, device=self.device)
@@ -177,6 +183,13 @@ class _Slots:
         penalised = any(request.config.repetition_penalty != 1 for request in requests)
         self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
         self.head = _head(model, count)
+
+    def _read(self, begin: Sequence[int]) -> KVCache:
+        """Return the cache of what all prompts begin with."""
+        cache = KVCache(self.model.config, 1, len(begin), self.model.tok_embeddings.weight)
+        places = torch.arange(len(begin), device=self.device).unsqueeze(0)
+        self.model.hidden(torch.tensor([list(begin)], device=self.device), cache, places)
+        return cache
 
     def refill(self, waiting: Iterator[_Row]) -> None:
         """Give free slots to waiting prompts once a quarter is free; without any waiting, drop free slots."""
@@ -202,10 +215,11 @@ class _Slots:
         unique = list(dict.fromkeys(prompts))  # K samples of a prompt are neighbours: it is read once
         place = {prompt: number for number, prompt in enumerate(unique)}
         rows = torch.tensor([place[prompt] for prompt in prompts], device=self.device)
-        lengths = torch.tensor([len(prompt) for prompt in unique], device=self.device)
-        tokens = pad_right(unique).to(self.device)
-        cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys)
-        positions = torch.arange(tokens.shape[1], device=self.device).expand_as(tokens)
+        begin = self.shared
+        lengths = torch.tensor([len(prompt) - begin for prompt in unique], device=self.device)
+        tokens = pad_right([prompt[begin:] for prompt in unique]).to(self.device)
+        cache = KVCache(self.model.config, len(unique), tokens.shape[1], self.cache.keys, self.stem)
+        positions = torch.arange(begin, begin + tokens.shape[1], device=self.device).expand_as(tokens)
         hidden = self.model.hidden(tokens, cache, positions)
         last = hidden[torch.arange(len(unique), device=self.device), lengths - 1]
         self.logits[slots] = self.model.output(last).float()[rows]
@@ -238,7 +252,8 @@ class _Slots:
         """Feed the newest token of every busy slot; a free one reads nonsense at its first place."""
         if not any(self.rows):
             return
-        newest = [(row.tokens[-1], row.position) if row else (0, 0) for row in self.rows]
+        nowhere = 0, self.shared
+        newest = [(row.tokens[-1], row.position) if row else nowhere for row in self.rows]
         tokens, positions = torch.tensor(newest, device=self.device).unsqueeze(-1).unbind(1)
         self.logits = self.head(self.model.hidden(tokens, self.cache, positions).squeeze(1)).float()
 

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama2_core.cache import DocumentWindow, KVCache, TreeCache, Window
 from llama2_core.config import ModelConfig
 from llama2_core.footprint import NARROW
 from llama2_core.linear import Linear
 from llama2_core.positions import position_table, rotary_table, rotate, turns
+from llama2_core.shared_attention import attend_behind
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -36,63 +38,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-class KVCache:
-    """Keys and values of every layer, [layers, B, capacity, K, E]; slot t of a row holds its position t."""
-
-    def __init__(self, config: ModelConfig, rows: int, capacity: int, like: Tensor) -> None:
-        shape = (config.n_layers, rows, capacity, config.n_kv_heads, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros_like(self.keys)
-
-    def at(self, positions: Tensor) -> "CacheWindow":
-        """Return the window through which a forward pass of tokens at these positions [B, T] sees the cache."""
-        return CacheWindow(self, positions)
-
-    def replace_rows(self, rows: Tensor, other: "KVCache", other_rows: Tensor) -> None:
-        """Copy rows of a shorter cache over the given rows of this one."""
-        capacity = other.keys.shape[2]
-        self.keys[:, rows, :capacity] = other.keys[:, other_rows]
-        self.values[:, rows, :capacity] = other.values[:, other_rows]
-
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop every other row."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
-
-
-class CacheWindow:
-    """What one forward pass writes to a cache, and reads of it: each position sees those up to itself."""
-
-    def __init__(self, cache: KVCache, positions: Tensor) -> None:
-        end = int(positions.max()) + 1
-        self.keys, self.values = cache.keys[:, :, :end].unbind(), cache.values[:, :, :end].unbind()
-        self.places = torch.arange(len(positions), device=positions.device).unsqueeze(1), positions
-        slots = torch.arange(end, device=positions.device)
-        alone = positions.numel() == 1  # the newest position of the only row sees everything
-        self.visible = None if alone else (slots <= positions.unsqueeze(-1)).unsqueeze(1)  # [B, 1, T, slots]
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write a layer's keys and values [B, T, K, E]; return all of them up to the last position."""
-        self.keys[layer][self.places] = keys
-        self.values[layer][self.places] = values
-        return self.keys[layer], self.values[layer]
-
-
-class DocumentWindow:
-    """What packed rows see: each position those of its own document up to itself. `begins` is bool [B, T]."""
-
-    def __init__(self, begins: Tensor) -> None:
-        places, documents = torch.arange(begins.shape[1], device=begins.device), begins.cumsum(1)
-        self.positions = places - (places * begins).cummax(1).values
-        """In the document, [B, T]."""
-        self.visible = (documents.unsqueeze(2) == documents.unsqueeze(1)).tril().unsqueeze(1)
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return keys, values
-
-
-Window = CacheWindow | DocumentWindow
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -139,7 +84,10 @@ class Attention(nn.Module):
             q, k = rotate(q, rotary), rotate(k, rotary)
         if window:
             k, v = window.extend(layer, k, v)
-        out = attend(q, k, v, window, self.dropout if self.training else 0.0)
+        if length == 1 and window and (stem := window.stem):
+            out = attend_behind(q, k, v, window.visible, stem.keys[layer], stem.values[layer])
+        else:
+            out = attend(q, k, v, window, self.dropout if self.training else 0.0)
         return self.wo(out.reshape(rows, length, -1))
 
 
@@ -212,7 +160,7 @@ class Transformer(nn.Module):
     def hidden(
         self,
         tokens: Tensor,
-        cache: KVCache | None = None,
+        cache: KVCache | TreeCache | None = None,
         positions: Tensor | None = None,
         begins: Tensor | None = None,
     ) -> Tensor:

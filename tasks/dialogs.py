@@ -22,6 +22,7 @@ from tasks.launch import Job, build
 from tasks.recipes import DialogsRecipe
 from tasks.runtime import Runtime
 from tasks.simulated_annotator import CLOSES
+from tasks.starter_words import belongs, multiple_choice, short
 from tasks.tables import dialog_to_json
 
 KINDS = {"problem": 0.42, "definition": 0.12, "conversation": 0.12, "unsafe": 0.16, "borderline": 0.18}
@@ -34,8 +35,6 @@ DEFINITION_PROMPTS = (
     "Do you know the word {word}?",
     "Tell me about {word}.",
 )
-LONGEST_WORDS = 14
-HELD_OUT_EVERY = 6
 
 Item = dict[str, Any]
 Split = Literal["demonstrations", "train", "held_out"]
@@ -189,24 +188,3 @@ def acts(prompts: list[Prompt], step: int) -> list[Prompt]:
     """Return the prompts of every step-th act."""
     kept = {act for index, act in enumerate(dict.fromkeys(p.act for p in prompts)) if index % step == 0}
     return [p for p in prompts if p.act in kept]
-
-
-def belongs(index: int, held_out: bool) -> bool:
-    return (index % HELD_OUT_EVERY == 0) == held_out
-
-
-def short(text: str) -> bool:
-    """Tell whether a text is short and plain enough for a small model's context."""
-    return 1 <= len(text.split()) <= LONGEST_WORDS and len(text) <= 90 and "[" not in text and "<" not in text
-
-
-def multiple_choice(words: list[tuple[str, str]], count: int) -> list[Item]:
-    """Return questions of a word and four definitions, one of them its own."""
-    random_ = random.Random(derive_seed(0, "multiple choice"))
-    questions = []
-    for word, meaning in random_.sample(words, min(count, len(words))):
-        others = random_.sample([text for _, text in words if text != meaning], 3)
-        choices = [meaning, *others]
-        random_.shuffle(choices)
-        questions.append({"word": word, "choices": choices, "answer": choices.index(meaning)})
-    return questions

@@ -51,6 +51,7 @@ FORMAT_VERSIONS = {
     "dpo": 1,
     "evaluation": 4,
     "verdict": 2,
+    "benchmarks": 1,
     "card": 1,
     "adaptation": 1,
     "export": 1,

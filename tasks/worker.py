@@ -26,6 +26,7 @@ from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import (
     attention_stage,
+    benchmark_stage,
     comparison_stage,
     dpo_stage,
     ghost_stage,
@@ -55,6 +56,7 @@ STAGES = {
     "retention": ghost_stage.retention,
     "attention": attention_stage.attention,
     "temporal": temporal_stage.temporal,
+    "benchmarks": benchmark_stage.benchmarks,
 }
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from llama2_core.cache import KVCache
 from llama2_core.chat import TAGS, Message, assistant, encode_prompt, user
 from llama2_core.completion import (
     chat_completion,
@@ -14,7 +15,7 @@ from llama2_core.completion import (
 from llama2_core.config import ModelConfig, RopeScaling, SamplingConfig
 from llama2_core.errors import DataError
 from llama2_core.generate import Request, stream
-from llama2_core.model import KVCache, Transformer, initialise
+from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 
 SHORT = SamplingConfig(temperature=1.0, max_new_tokens=8)

@@ -262,11 +262,22 @@ def test_the_cache_is_no_larger_than_its_rows_need(
     shapes = []
 
     class Watched(module.KVCache):
-        def __init__(self, config: ModelConfig, rows: int, capacity: int, like: torch.Tensor) -> None:
+        def __init__(self, config: ModelConfig, rows: int, capacity: int, *of: torch.Tensor) -> None:
             shapes.append((rows, capacity))
-            super().__init__(config, rows, capacity, like)
+            super().__init__(config, rows, capacity, *of)
 
     monkeypatch.setattr(module, "KVCache", Watched)
     list(generate(model, [Request([1, 5, 6], seed, FREE) for seed in range(20)], eos_id=-1, slots=8))
     assert max(shapes) == (8, 3 + 12)
     assert math.isclose(len(shapes), 1 + 3, abs_tol=1)
+
+
+def test_what_prompts_begin_with_can_be_read_once(model: Transformer) -> None:
+    begin = [1, *range(20, 50)]
+    config = SamplingConfig(temperature=0.0, max_new_tokens=8)
+    requests = [Request([*begin, *more], 0, config) for more in ([7], [8, 9, 10], [11, 12])]
+    apart = {index: said.tokens for index, said in generate(model, requests, eos_id=2, slots=2)}
+    together = {
+        index: said.tokens for index, said in generate(model, requests, 2, slots=2, shared=len(begin))
+    }
+    assert together == apart

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from llama2_core.cache import KVCache
 from llama2_core.config import ModelConfig, Variant
 from llama2_core.interop.convert import load
-from llama2_core.model import KVCache, Transformer, initialise
+from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 

@@ -1,0 +1,33 @@
+"""What benchmarks leave: every answer, and the scores with their intervals."""
+
+import pyarrow as pa
+
+_TEXT, _COUNT, _NUMBER, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+BENCHMARK_SAMPLES = pa.schema(
+    {
+        "task": _TEXT,
+        "document": _COUNT,
+        "filter": _TEXT,  # of lm-eval: how the answer was read
+        "prompt": _TEXT,
+        "target": _TEXT,
+        "answers": _TEXT,  # JSON: what the model said, or (log-probability, greedy) of each choice
+        "read": _TEXT,  # JSON: the same after the filter
+        "scores": _TEXT,  # JSON: metric -> value
+    }
+)
+BENCHMARK_SCORES = pa.schema(
+    {
+        "task": _TEXT,
+        "is_group": _FLAG,
+        "metric": _TEXT,
+        "filter": _TEXT,
+        "shots": _COUNT,
+        "value": _NUMBER,
+        "stderr": _NUMBER,  # lm-eval's; null where it has none
+        "low": _NUMBER,  # 95% interval: Wilson's for shares, else normal
+        "high": _NUMBER,
+        "n": _COUNT,
+        "higher_is_better": _FLAG,
+    }
+)
