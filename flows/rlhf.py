@@ -95,6 +95,10 @@ def dpo(
     return dpo_task(recipe, chat, comparisons, seed, runtime)
 
 
+CANDIDATES = ("rejection", "ppo")
+"""Stages of a round whose models may become champion."""
+
+
 @flow(name="rlhf", flow_run_name="RLHF in rounds, seed {recipe.seed}")
 def rlhf(recipe: RoundsRecipe = RoundsRecipe(), runtime: Runtime = Runtime()) -> str:
     """Improve a chat model round by round, each from the last champion; return the path of the report."""
@@ -170,12 +174,15 @@ def rlhf_round(
             watcher = judge([own], mixed, derive_seed(seed, "independent"))
         models["ppo"] = ppo(sampled, **judges, recipe=recipe.ppo, dialogs=dialogs, seed=drawn, runtime=runtime,
                             independent=watcher)  # fmt: skip
+        if recipe.dpo:
+            models["dpo"] = dpo(sampled, batches, recipe.dpo, drawn, runtime)
     evaluations = {
         stage: evaluate(model, f"V{number} {stage}", recipe.evaluation, dialogs, seed, runtime)
         for stage, model in models.items()
     }
     standing = earlier[-1].standing if earlier else standard
-    verdict = round_gate(recipe.gate, number, standard, standing, evaluations, runtime)
+    candidates = {stage: name for stage, name in evaluations.items() if stage in CANDIDATES}
+    verdict = round_gate(recipe.gate, number, standard, standing, candidates, runtime)
     champion = champion_of(verdict, runtime)
     return Round(
         number=number,

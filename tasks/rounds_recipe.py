@@ -3,6 +3,7 @@
 from typing import Literal
 
 from llama2_core.config import Natural, Positive, PositiveFloat, Record, RewardConfig, Share
+from tasks.dpo_recipe import DPORecipe
 from tasks.recipes import (
     ComparisonsRecipe,
     EvaluationRecipe,
@@ -74,6 +75,8 @@ class RoundsRecipe(Record):
     """Fine-tuning of the base model on the best samples."""
     ppo: PPORecipe = PPORecipe()
     """Proximal policy optimization."""
+    dpo: DPORecipe | None = None
+    """Beside PPO, from the same model and comparisons: to be compared with, never a champion."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
     """Examination of every round's models."""
     gate: RoundGateRecipe = RoundGateRecipe()

@@ -97,7 +97,7 @@ def gather(recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime
     evaluations = versions(standard, rounds)
     points = {version: points_by_kind(side_by_side(name, runtime)) for version, name in evaluations.items()}
     last = rounds[-1]
-    at_end = version_of(last, list(last.models)[-1])
+    at_end = version_of(last, "ppo" if "ppo" in last.models else "rejection")
     champion = next(version for version, name in evaluations.items() if name == last.standing)
     return RoundsFacts(
         seed=recipe.seed,
