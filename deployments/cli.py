@@ -16,6 +16,7 @@ from rich.table import Table
 
 from deployments import (
     annotation_commands,
+    artifact_commands,
     benchmark_commands,
     cluster_commands,
     data_commands,
@@ -24,6 +25,7 @@ from deployments import (
     preference_commands,
     teach_command,
 )
+from deployments.artifact_commands import RemoteStore
 from deployments.data_commands import AsJson
 from deployments.doctor import checks
 from deployments.environment import prepare
@@ -46,6 +48,7 @@ app.add_typer(benchmark_commands.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
 app.add_typer(annotation_commands.app)
+app.add_typer(artifact_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(preference_commands.app, name="preferences")
 console = Console()
@@ -118,41 +121,6 @@ def sql(
     console.print(table)
 
 
-@app.command(
-    epilog="Examples: llama2 artifacts list;  llama2 artifacts lineage ppo;  llama2 artifacts show base"
-)
-def artifacts(
-    action: Annotated[str, typer.Argument(help="list, show or lineage.")] = "list",
-    name: Annotated[str, typer.Argument(help="kind, kind/digest, or the beginning of a digest.")] = "",
-    home: Home = Path("var"),
-    as_json: AsJson = False,
-) -> None:
-    """List artifacts, show one's manifest, or its ancestors."""
-    store = Store(home / "artifacts")
-    if action == "list":
-        found = store.artifacts()
-    elif action == "show":
-        found = [store.resolve(name)]
-    elif action == "lineage":
-        found = [*store.lineage(store.resolve(name)), store.resolve(name)]
-    else:
-        raise typer.BadParameter(f"{action!r} is not list, show or lineage")
-    if as_json or action == "show":
-        print(json.dumps([artifact.manifest.model_dump() for artifact in found], indent=2))
-        return
-    table = Table("artifact", "created", "seconds", "MB", "made from")
-    for artifact in found:
-        manifest = artifact.manifest
-        size = sum(record.bytes for record in manifest.files.values()) / 1e6
-        parents = " ".join(
-            f"{parent.split('/')[0]}/{parent.split('/')[1][:6]}" for parent in manifest.parents.values()
-        )
-        table.add_row(
-            artifact.name, manifest.created_at[:19], f"{manifest.wall_seconds:.1f}", f"{size:.2f}", parents
-        )
-    console.print(table)
-
-
 @app.command(epilog="Examples: llama2 report;  llama2 report --json")
 def report(home: Home = Path("var"), as_json: AsJson = False) -> None:
     """Say where the report is, or print its facts."""
@@ -162,12 +130,12 @@ def report(home: Home = Path("var"), as_json: AsJson = False) -> None:
     print(page.with_suffix(".json").read_text() if as_json else page.absolute())
 
 
-@app.command(epilog="Examples: llama2 doctor;  llama2 doctor --home /data/llama2")
-def doctor(home: Home = Path("var")) -> None:
-    """Check versions, pins, disk, ports and offline switches; exit status 1 when a run would fail."""
+@app.command(epilog="Examples: llama2 doctor;  llama2 doctor --home /data/llama2 --remote s3://bucket/llama2")
+def doctor(home: Home = Path("var"), remote: RemoteStore = "") -> None:
+    """Check versions, pins, disk, ports, a remote store and offline switches; exit status 1 when a run would fail."""
     prepare(home)
     table = Table("check", "found", "verdict")
-    found = checks(home)
+    found = checks(home, remote)
     for check in found:
         verdict = f"[{'red' if check.vital else 'yellow'}]{escape(check.advice)}[/]"
         table.add_row(check.name, check.found, "[green]ok[/]" if check.ok else verdict)

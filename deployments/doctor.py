@@ -10,6 +10,8 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from storage.errors import StorageError
+from storage.remote import Remote
 from tasks.runtime import Runtime
 
 PINS = {
@@ -43,8 +45,8 @@ class Check:
     """Whether a run fails without it."""
 
 
-def checks(home: Path) -> list[Check]:
-    """Look at Python, pins, engines, starter data, disk, ports and offline switches."""
+def checks(home: Path, remote: str = "") -> list[Check]:
+    """Look at Python, pins, engines, starter data, disk, a remote store, ports and offline switches."""
     python = sys.version.split()[0]
     found = [Check("Python", python, (3, 11) <= sys.version_info[:2] <= (3, 13), "use Python 3.11 to 3.13")]
     for package, (first, beyond) in PINS.items():
@@ -58,6 +60,8 @@ def checks(home: Path) -> list[Check]:
     existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
     free, needed = shutil.disk_usage(existing).free, Runtime().least_free_bytes
     found.append(Check("free disk", f"{free / 1e9:.1f} GB", free >= needed, f"free {needed / 1e9:.1f} GB"))
+    if remote:
+        found.append(_remote_store(remote))
     for name, port in PORTS.items():
         free_now = port_free(port)
         advice = f"fine if by `llama2 up`; else choose another with `llama2 up --{name.lower()}-port`"
@@ -80,6 +84,14 @@ def port_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _remote_store(url: str) -> Check:
+    try:
+        Remote(url).probe()
+    except StorageError as error:
+        return Check("remote store", "out of order", False, str(error))
+    return Check("remote store", "keeps what is put there", True)
 
 
 def _version(package: str) -> str:

@@ -107,9 +107,13 @@ def changed(kind: type[Values], values: dict[str, Any], changes: list[str], orig
         return kind.model_validate(values)
     except ValidationError as error:
         problems = "\n".join(
-            f"  {field_path(e['loc'])}: {e['msg']} (found {e['input']!r})" for e in error.errors()
+            f"  {field_path(e['loc'])}: {e['msg']}"
+            + (f" (found {e['input']!r})" if e["type"] != "secret" else "")
+            for e in error.errors()
         )
-        raise ConfigError(f"{origin} with {len(changes)} --set changes:\n{problems}") from error
+        raise ConfigError(
+            f"{origin} with {len(changes)} --set changes:\n{problems}"
+        ) from None  # it shows all input
 
 
 def apply(values: dict[str, Any], change: str) -> None:

@@ -2,6 +2,7 @@
 
     <root>/<kind>/<digest>/manifest.json + files      committed, complete, never changed again
     <root>/.partial/<digest>/                         being built; the same name on retry, so work resumes
+    <root>/.partial/<digest>.remote/                  on its way from a remote store (see remote.py)
     <root>/.partial/<digest>.lock                     held (flock) by the process that builds it
 
 A directory becomes visible by one rename, after its files, its manifest and their names are on disk:
@@ -9,8 +10,6 @@ an artifact is whole or absent, whatever was killed and whenever.
 """
 
 import errno
-import hashlib
-import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from storage.disk import (
     atomic_write,
@@ -33,63 +32,14 @@ from storage.disk import (
     take_lock,
 )
 from storage.errors import ArtifactNotFound, CorruptArtifact, StorageError, StoreBusy
+from storage.manifest import MANIFEST, FileRecord, Manifest, digest_of
 
 __all__ = ["Artifact", "FileRecord", "Manifest", "Store", "digest_of"]
 __all__ += ["atomic_write", "content_digest", "require_free_space"]
 
-MANIFEST = "manifest.json"
 TRANSIENT = frozenset({"checkpoints", "worker.log", "heartbeat.json", "DONE"})
 """Top-level names no manifest vouches for: `checkpoints` goes once the artifact stands, the rest stays."""
 _REBUILD = "Move that folder out of the store and run the stage again."
-
-
-def digest_of(kind: str, version: int, recipe: Mapping[str, Any], parents: Mapping[str, str]) -> str:
-    """Name a result by its inputs: SHA-256 of canonical JSON, 64 hex digits, shown as the first 12.
-
-    `parents` maps a role to "kind/digest". Raises ValueError for NaN and infinities, TypeError for whatever
-    JSON cannot say; a Path is such a thing on purpose: no location may enter an identity.
-    """
-    identity = {"kind": kind, "version": version, "recipe": dict(recipe), "parents": dict(parents)}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class FileRecord(Record):
-    """One file as it was when committed."""
-
-    sha256: str
-    bytes: int
-
-
-class Manifest(Record):
-    """What an artifact is, what it came from, what it cost and what it found."""
-
-    kind: str
-    digest: str
-    format_version: int
-    """Raised by hand when a change of code changes this kind's results."""
-    recipe: dict[str, Any]
-    parents: dict[str, str]
-    """Role -> "kind/digest"."""
-    files: dict[str, FileRecord]
-    """Path relative to the artifact, with forward slashes."""
-    created_at: str
-    """ISO 8601, UTC, microseconds: sorts as text."""
-    git_commit: str
-    """Of the code that built it, "-dirty" appended when it had local changes; "" outside a checkout."""
-    wall_seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
-    energy_kwh: float = 0.0
-    kg_co2: float = 0.0
-    energy_method: str = "not counted"
-    """How electricity was measured or estimated; not at all before it was counted."""
-    summary: dict[str, Any]
-    """The stage's headline facts, JSON."""
 
 
 @dataclass(frozen=True)
@@ -199,19 +149,24 @@ class Store:
                     energy_method=energy_method,
                     summary=dict(summary),
                 )
-                atomic_write(partial / MANIFEST, manifest.model_dump_json(indent=2).encode())
-                path.parent.mkdir(exist_ok=True)
-                try:
-                    partial.rename(path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                        raise
-                    raise CorruptArtifact(f"{path} has files but no {MANIFEST}. {_REBUILD}") from error
-                for folder in (path.parent, partial.parent, self.root):
-                    sync(folder)
+                self._show(partial, manifest)
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(path / "checkpoints", ignore_errors=True)
         return Artifact(kind, digest, path)
+
+    def adopt(self, manifest: Manifest, directory: Path) -> Artifact:
+        """Make another store's artifact visible, its files, checked, in `directory`; call it inside `building`.
+
+        Raises DiskFull, and CorruptArtifact when a folder without manifest is in the way.
+        """
+        with naming_full_disk(self.root):
+            for path in directory.rglob("*"):
+                if path.is_file() and path.relative_to(directory).as_posix() not in manifest.files:
+                    path.unlink()
+                else:
+                    sync(path)
+            self._show(directory, manifest)
+        return Artifact(manifest.kind, manifest.digest, self.root / manifest.kind / manifest.digest)
 
     def artifacts(self) -> list[Artifact]:
         """Every committed artifact, oldest first."""
@@ -259,6 +214,20 @@ class Store:
         for name, record in artifact.manifest.files.items():
             if content_digest(artifact.file(name)) != record.sha256:
                 raise CorruptArtifact(f"{artifact.name}: {name} is not what was committed. {_REBUILD}")
+
+    def _show(self, directory: Path, manifest: Manifest) -> None:
+        """Write the manifest and rename the directory to its place."""
+        path = self.root / manifest.kind / manifest.digest
+        atomic_write(directory / MANIFEST, manifest.model_dump_json(indent=2).encode())
+        path.parent.mkdir(exist_ok=True)
+        try:
+            directory.rename(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise CorruptArtifact(f"{path} has files but no {MANIFEST}. {_REBUILD}") from error
+        for folder in (path.parent, directory.parent, self.root):
+            sync(folder)
 
     def _partial(self, digest: str) -> Path:
         return self.root / ".partial" / digest

@@ -5,6 +5,7 @@ StorageError
 ├── ArtifactNotFound  no artifact has that name, or several do
 ├── CorruptArtifact   a file of a committed artifact is missing or no longer what was committed
 ├── DiskFull          no space left, or too little for the work about to start
+├── RemoteFailed      the remote store does not do what it was asked
 ├── MissingPackage    a source needs a package that is not installed
 └── SourceError       an input file is unreadable, not UTF-8, empty, or not the format it claims
 
@@ -30,6 +31,10 @@ class CorruptArtifact(StorageError):
 
 class DiskFull(StorageError):
     """Names the path that could not grow and the bytes that are free there."""
+
+
+class RemoteFailed(StorageError):
+    """Names the remote store's URL and what its driver said."""
 
 
 class MissingPackage(StorageError):

@@ -28,6 +28,7 @@ from storage.metrics import Tail
 from storage.tracking import Tracker
 from tasks.energy import Counters, account
 from tasks.interrupts import check, interruptible
+from tasks.mirror import mirror_of
 from tasks.nodes import at_work_together
 from tasks.process import Meter
 from tasks.progress import console, progress, transient
@@ -121,15 +122,22 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
     Raises StoreBusy when another process is building it, WorkerFailed when its worker dies, and what `work` raises.
     """
     check()
-    store = Store(runtime.store_root)
+    store, mirror = Store(runtime.store_root), mirror_of(runtime, say)
     artifact = store.find(job.kind, job.digest)
     reused = artifact is not None
     if artifact is None:
         say(f"[bold]{job.label}[/] [dim]{job.kind}/{job.digest[:12]}[/]")
         with store.building(job.kind, job.digest) as directory:
-            artifact = store.find(job.kind, job.digest) or _build(job, runtime, store, directory, work)
+            artifact = store.find(job.kind, job.digest) or mirror.fetch(job.kind, job.digest, store)
+            if artifact is None:
+                with mirror.working(job.kind, job.digest, directory):
+                    artifact = mirror.fetch(job.kind, job.digest, store) or _build(
+                        job, runtime, store, directory, work
+                    )
+                    mirror.push(artifact)
     else:
         say(f"[dim]{job.label}: found {artifact.name}[/]")
+        mirror.push(artifact)  # what could not be sent when it was made
     _publish(job, artifact, reused, runtime)
     return f"{artifact.kind}/{artifact.digest}"
 
@@ -142,10 +150,15 @@ def say(line: str) -> None:
 
 
 def find(name: str, runtime: Runtime) -> Artifact:
-    """Return the artifact called "kind/digest" (or a shorter name). Raises ArtifactNotFound."""
+    """Return the artifact called "kind/digest", fetched when it is not here, or by a shorter name the one that is.
+
+    Raises ArtifactNotFound.
+    """
     store = Store(runtime.store_root)
     kind, _, digest = name.partition("/")
-    return store.find(kind, digest) or store.resolve(name)
+    return (
+        store.find(kind, digest) or mirror_of(runtime, say).bring(kind, digest, store) or store.resolve(name)
+    )
 
 
 def tracker(runtime: Runtime) -> Tracker:

@@ -1,9 +1,12 @@
 """What does not define a result: where it is stored, how it is run and watched."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from llama2_core.config import MeshConfig, Natural, NaturalFloat, Positive, PositiveFloat, Record, Share
 from llama2_core.planning import KG_CO2_PER_KWH, Cluster
@@ -40,6 +43,19 @@ class Execution(Record):
     """A training process that makes no step for so long is ended, with its stacks in a file."""
 
 
+def without_secret(url: str) -> str:
+    """Return a URL that may be logged. Raises an error of the type "secret", whose input must not be shown."""
+    authority = urlsplit(url).netloc
+    if ":" in authority.rpartition("@")[0] or re.search(
+        r"[?&](password|secret|token|key)=", url, re.IGNORECASE
+    ):
+        raise PydanticCustomError(
+            "secret",
+            "a password in a URL would be logged: give it by the environment instead, such as AWS_* or PGPASSWORD",
+        )
+    return url
+
+
 def address_of(rendezvous: str) -> tuple[str, int]:
     """Return host and port of "host:port". Raises ValueError."""
     host, _, port = rendezvous.rpartition(":")
@@ -50,11 +66,16 @@ def address_of(rendezvous: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+Url = Annotated[str, AfterValidator(without_secret)]
+
+
 class Runtime(Execution):
     """Where and how stages run; nothing here changes what they make."""
 
     home: Path = Path("var")
     """Folder of everything that runs write: artifacts, MLflow and Prefect databases, reports."""
+    remote_store: Url = ""
+    """Where artifacts and checkpoints are kept for other machines too, such as s3://bucket/folder; empty, nowhere."""
     processes: Positive = 1
     """Training processes on each machine; more than one run under torchrun."""
     nodes: Positive = 1
@@ -83,7 +104,7 @@ class Runtime(Execution):
     """Of the electricity; the default is that of Llama 2 Table 2."""
     experiment: str = "llama2"
     """MLflow experiment."""
-    mlflow_uri: str = ""
+    mlflow_uri: Url = ""
     """MLflow server or database; empty means the database below `home`."""
     mlflow_address: str = "http://127.0.0.1:5000"
     """Where MLflow's UI will be opened, for links."""
