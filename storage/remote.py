@@ -49,7 +49,10 @@ class Remote:
             if log.exists():
                 self._objects.put(f"{folder}/{LOG}", log)
             self._objects.upload(f"{folder}/files", artifact.path, artifact.manifest.files)
-            self._objects.create(f"{folder}/{MANIFEST}", (artifact.path / MANIFEST).read_bytes())
+            if not self._objects.create(f"{folder}/{MANIFEST}", (artifact.path / MANIFEST).read_bytes()):
+                self.manifest(
+                    artifact.kind, artifact.digest
+                )  # another machine's, or there is something wrong
 
     def fetch(self, store: Store, kind: str, digest: str) -> Artifact | None:
         """Bring an artifact to a store, None when it is not here; call it inside `store.building`."""

@@ -35,11 +35,14 @@ def servers_of(home: Path, prefect_port: int, mlflow_port: int, annotate_port: i
     """Return Prefect, MLflow, and the annotation page where there is a chat model to answer."""
     database, artifacts = (home / "mlflow.db").absolute(), (home / "mlflow").absolute()
     mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-    mlflow += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(artifacts)]
-    no_jobs = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen idle processes
+    mlflow += ["--artifacts-destination", str(artifacts)]
+    settings = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen idle processes
+        "MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}"),
+    }
     found = [
         Server("Prefect", prefect_port, ["prefect", "server", "start"], "api/health", _prefect(prefect_port)),
-        Server("MLflow", mlflow_port, mlflow, "health", no_jobs),
+        Server("MLflow", mlflow_port, mlflow, "health", settings),
     ]
     if any(artifact.kind == "ppo" for artifact in Store(home / "artifacts").artifacts()):
         annotate = ["deployments.cli", "annotate", "--newest", "ppo", "--home", str(home)]
