@@ -1,6 +1,7 @@
 """The remote store keeps its promises through refusals, lost answers, halves, kills and rivals."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -152,9 +153,9 @@ def test_readers_of_a_slow_push_see_nothing_or_all(bucket: ObjectStore, tmp_path
 def test_what_fails_once_is_tried_again(
     bucket: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(objects, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(objects, "PAUSES", (0.01, 0.01, 0.01))
     artifact = made(tmp_path / "here")
-    bucket.begin(lambda kind, number: "refused" if number % 2 else "half" if number == 4 else "")
+    bucket.begin(lambda kind, number: "refused" if number % 4 == 1 else "half" if number == 4 else "")
     Remote(URL).push(artifact)
     bucket.begin(lambda kind, number: "short" if number % 3 == 0 else "")
     assert fetched(tmp_path / "there") and not bucket.halves
@@ -276,6 +277,7 @@ def test_one_of_many_gets_a_lease(bucket: ObjectStore) -> None:
 
 def working(directory: Path, step: int) -> Path:
     """What a training stage leaves at a step: a checkpoint, the one before, one being written, and rows."""
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     for at in (step - 10, step):
         folder = directory / "checkpoints" / f"step-{at:08d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -288,7 +290,7 @@ def working(directory: Path, step: int) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("broken", range(1, 6))
+@pytest.mark.parametrize("broken", range(1, 5))
 def test_work_goes_on_elsewhere_from_whole_progress(bucket: ObjectStore, tmp_path: Path, broken: int) -> None:
     remote, here, there = Remote(URL), tmp_path / "here", tmp_path / "there"
     there.mkdir()
@@ -297,11 +299,11 @@ def test_work_goes_on_elsewhere_from_whole_progress(bucket: ObjectStore, tmp_pat
     bucket.begin(lambda kind, number: "half" if (kind, number) == ("write", broken) else "")
     try:
         remote.save_progress("model", DIGEST, working(here, 30))
-        assert broken == 5  # there was nothing left to break
+        assert broken >= 3  # a shard, metrics, the marker: there was nothing left to break
     except RemoteFailed:
-        assert broken < 5 and not bucket.halves
-    saved = 20 if broken < 4 else 30
-    if broken == 4:  # the server itself has cut the marker
+        assert broken < 4 and not bucket.halves
+    saved = 20 if broken < 3 else 30
+    if broken == 3:  # the server itself has cut the marker
         with pytest.raises((ValueError, RemoteFailed)):
             remote.restore_progress("model", DIGEST, there)
         return
@@ -324,8 +326,6 @@ def test_only_the_newest_progress_is_kept(bucket: ObjectStore, tmp_path: Path) -
     remote = Remote(URL)
     for step in (20, 30, 40):
         remote.save_progress("model", DIGEST, working(tmp_path, step))
-        for old in sorted((tmp_path / "checkpoints").glob("step-*"))[:-1]:
-            subprocess.run(["rm", "-r", str(old)], check=True)
     held = [name for name in bucket.held() if "/files/" in name]
     assert len(held) == 5  # two shards, one empty state.json, metrics, log
     remote.forget_progress("model", DIGEST)
