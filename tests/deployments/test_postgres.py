@@ -13,6 +13,7 @@ from deployments.services.prefect_server import free_port
 ROOT = Path(__file__).parents[2]
 BINARIES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 NOBODY = 65534
+PASSWORD = "a-secret-of-the-test"
 
 # Runs a flow of one stage, against the databases that the environment names.
 FLOW = """
@@ -45,7 +46,8 @@ def database(tmp_path: Path) -> Iterator[str]:
     if not BINARIES:
         pytest.skip("needs PostgreSQL's server")
     folder, port, secret = tmp_path / "postgres", free_port(), tmp_path / "secret"
-    secret.write_text("a-secret-of-the-test\n")
+    secret.write_text(f"{PASSWORD}\n")
+    known = {**os.environ, "PGPASSWORD": PASSWORD}
     folder.mkdir()
     user: dict[str, int | list[int]] = {}
     if os.geteuid() == 0:
@@ -57,7 +59,7 @@ def database(tmp_path: Path) -> Iterator[str]:
 
     def run(name: str, *words: str) -> None:
         done = subprocess.run(
-            [str(BINARIES / name), *words], capture_output=True, text=True, cwd=folder, **user
+            [str(BINARIES / name), *words], capture_output=True, text=True, cwd=folder, env=known, **user
         )
         assert done.returncode == 0, done.stderr
 
@@ -77,6 +79,8 @@ def database(tmp_path: Path) -> Iterator[str]:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
     run("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
     try:
+        for name in ("prefect", "mlflow"):
+            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "llama2", name)
         yield f"llama2@127.0.0.1:{port}"
     finally:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")
@@ -87,16 +91,11 @@ def test_prefect_and_mlflow_on_postgresql(database: str, tmp_path: Path) -> None
     import psycopg2
 
     home, place = tmp_path / "var", database.partition("@")[2]
-    secret = {"PGPASSWORD": "a-secret-of-the-test"}
     host, port = place.split(":")
-    known = {"user": "llama2", "password": secret["PGPASSWORD"], "host": host, "port": port}
-    with psycopg2.connect(**known, dbname="postgres") as connection:
-        connection.autocommit = True
-        for name in ("prefect", "mlflow"):
-            connection.cursor().execute(f"CREATE DATABASE {name}")
+    known = {"user": "llama2", "password": PASSWORD, "host": host, "port": port}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
-        **secret,
+        "PGPASSWORD": PASSWORD,
         "PREFECT_API_DATABASE_CONNECTION_URL": f"postgresql+asyncpg://{database}/prefect",
     }
     command = [sys.executable, "-c", FLOW, str(home), f"postgresql://{database}/mlflow"]

@@ -175,8 +175,6 @@ def test_a_machine_that_vanishes_is_waited_out(bucket: ObjectStore, tmp_path: Pa
     with mirror_of(machine(tmp_path, "there"), said.append).working(JOB.kind, JOB.digest, directory):
         reached = sorted(path.name for path in (directory / "checkpoints").iterdir())
         assert said == [f"  goes on from another machine's {reached[-1]}"]
-        assert all(
-            (directory / "checkpoints" / name / "state.json").read_text() == str(int(name[5:]))
-            for name in reached
-        )
-    assert not bucket.halves and os.path.exists(directory / "metrics.jsonl")
+        for name in reached:
+            assert int((directory / "checkpoints" / name / "state.json").read_text()) == int(name[5:])
+    assert not bucket.halves and (directory / "metrics.jsonl").exists()
