@@ -65,6 +65,7 @@ def work(directory: Path) -> dict[str, Any]:
     return {"begun": begun}
 
 
+@pytest.mark.slow
 def test_another_machine_goes_on_and_a_third_fetches(
     prefect: None, bucket: ObjectStore, tmp_path: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_another_machine_goes_on_and_a_third_fetches(
     assert not [key for key, value in bucket.held().items() if SECRET.encode() in value]
 
 
+@pytest.mark.slow
 def test_one_machine_builds_and_the_other_is_told_who(
     prefect: None, bucket: ObjectStore, tmp_path: Path
 ) -> None:
@@ -103,6 +105,7 @@ def test_one_machine_builds_and_the_other_is_told_who(
     holding.join()
 
 
+@pytest.mark.slow
 def test_what_could_not_be_sent_is_sent_by_the_next_run(
     prefect: None, bucket: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
