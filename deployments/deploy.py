@@ -81,7 +81,7 @@ def schema_of(entry: Entry, common: Mapping[str, str]) -> dict[str, Any]:
 
 
 def defaults_of(entry: Entry, runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a value for every parameter that has one: the flow's, a profile's, the entry's; `runtime` has the last word."""
+    """Return every parameter's default: the flow's, a profile's or the entry's; `runtime` has the last word."""
     flow = entry.flow()
     given = {name: parameter.default for name, parameter in _parameters(flow).items()}
     if entry.profile:
@@ -100,7 +100,9 @@ def defaults_of(entry: Entry, runtime: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def deploy(found: Deployments, pool: Pool, at_once: int, runtime: Mapping[str, Any], webhook: str, say: Say) -> None:
+def deploy(
+    found: Deployments, pool: Pool, at_once: int, runtime: Mapping[str, Any], webhook: str, say: Say
+) -> None:
     """Bring pool, deployments and automations of a server up to date. Raises ConfigError where none answers."""
     with get_client(sync_client=True) as client:
         if error := client.api_healthcheck():
@@ -153,7 +155,9 @@ def _put_pool(client: SyncPrefectClient, pool: Pool, at_once: int) -> None:
         client.create_work_pool(made)
         return
     if there.type != pool.type:
-        raise ConfigError(f"work pool {pool.name} is of type {there.type}: choose another name for one of {pool.type}")
+        raise ConfigError(
+            f"work pool {pool.name} is of type {there.type}: choose another name for one of {pool.type}"
+        )
     client.update_work_pool(pool.name, WorkPoolUpdate(base_job_template=template, concurrency_limit=at_once))
 
 

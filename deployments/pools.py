@@ -1,4 +1,4 @@
-"""Work pools: where flow runs become processes, containers, pods or Slurm jobs. A template each in deployments/pools/."""
+"""Work pools: where flow runs become processes, containers, pods or Slurm jobs. deployments/pools/ has a file each."""
 
 import sys
 from pathlib import Path
@@ -40,7 +40,9 @@ class Pool(Record):
         properties = template["variables"]["properties"]
         for name, default in self.defaults.items():
             if name not in properties:
-                raise ConfigError(f"pool {self.type}: {name} is no job variable; there are {', '.join(properties)}")
+                raise ConfigError(
+                    f"pool {self.type}: {name} is no job variable; there are {', '.join(properties)}"
+                )
             properties[name]["default"] = default
         template["variables"]["required"] = [
             name for name in template["variables"].get("required", []) if name not in self.defaults

@@ -118,7 +118,9 @@ def deploy(
     if stack:
         os.environ.update(prefect_at(stack.part("Prefect").port))
     elif not os.environ.get("PREFECT_API_URL"):
-        raise ConfigError(f"nothing is up below {home}, and PREFECT_API_URL is not set: `llama2 up` starts a server")
+        raise ConfigError(
+            f"nothing is up below {home}, and PREFECT_API_URL is not set: `llama2 up` starts a server"
+        )
     prepare(home)
     from deployments.deploy import deploy, read_deployments
     from deployments.pools import read_pool

@@ -1,6 +1,5 @@
 """The parts of the stack on the loopback address: Prefect, MLflow, the annotation page, a worker for flow runs."""
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from storage.preferences import preferences_folder
 
 POOL = "llama2"
 """Work pool of the worker, and of every deployment unless another is named."""
-CHAT_KINDS = ("chat", "ppo")
 
 
 @dataclass(frozen=True)

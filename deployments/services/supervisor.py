@@ -19,12 +19,12 @@ START_SECONDS = 180.0
 TICK_SECONDS = 0.5
 LOOK_SECONDS = 10.0
 """Between two looks at whether a part answers, and at whether another one is wanted."""
-SILENT_SECONDS = 120.0
-"""A part that runs but has not answered for so long is killed and started again."""
+SILENT_SECONDS = 600.0
+"""A part that runs but has not answered for so long is killed and started again: long, for a slow one must live."""
 BACK_OFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Before a part is started again, by how often it has ended within `STEADY_SECONDS` of its start."""
 STEADY_SECONDS = 60.0
-GUARD = ("sh", "-c", 'while read -r groups; do now=$groups; done; kill -9 $now', "guard")
+GUARD = ("sh", "-c", "while read -r groups; do now=$groups; done; kill -9 $now", "guard")
 """Kills the process groups of the last line it read when its input ends, that is, when we do."""
 
 Wanted = Callable[[], Part | None]
