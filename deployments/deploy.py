@@ -4,6 +4,7 @@ Done again, everything is brought up to date, and nothing is there twice.
 """
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
-from pydantic import BaseModel, Field, SecretStr, TypeAdapter
+from pydantic import Field, SecretStr, TypeAdapter
 
 from deployments.pools import Pool
 from deployments.profiles import Profile, RoundsProfile, load_profile
 from llama2_core.config import Record
 from llama2_core.errors import ConfigError
 from tasks.rounds_recipe import RoundsRecipe
+from tasks.runtime import Runtime
 
 FILE = Path(__file__).parent / "prefect.yaml"
 FAILURES = "llama2-failures"
@@ -82,21 +84,18 @@ def schema_of(entry: Entry, common: Mapping[str, str]) -> dict[str, Any]:
 
 def defaults_of(entry: Entry, runtime: Mapping[str, Any]) -> dict[str, Any]:
     """Return every parameter's default: the flow's, a profile's or the entry's; `runtime` has the last word."""
-    flow = entry.flow()
-    given = {name: parameter.default for name, parameter in _parameters(flow).items()}
+    parameters = inspect.signature(entry.flow().fn, eval_str=True).parameters
+    values = {name: parameter.default for name, parameter in parameters.items()}
     if entry.profile:
-        kind = RoundsProfile if isinstance(given.get("recipe"), RoundsRecipe) else Profile
+        kind = RoundsProfile if isinstance(values["recipe"], RoundsRecipe) else Profile
         profile = load_profile(entry.profile, [], kind)
-        given |= {"recipe": profile.recipe, "runtime": profile.runtime}
-    given["runtime"] = given["runtime"].model_copy(update=dict(runtime))
-    given |= entry.parameters
-    known = {name: value for name, value in given.items() if value is not _parameters(flow)[name].empty}
-    annotations = {name: parameter.annotation for name, parameter in _parameters(flow).items()}
+        values |= {"recipe": profile.recipe, "runtime": profile.runtime}
+    values["runtime"] = Runtime.model_validate({**values["runtime"].model_dump(), **runtime})
+    values |= entry.parameters
     return {
-        name: TypeAdapter(annotations[name]).dump_python(
-            TypeAdapter(annotations[name]).validate_python(_plain(value)), mode="json"
-        )
-        for name, value in known.items()
+        name: _as_json(parameters[name].annotation, value)
+        for name, value in values.items()
+        if value is not inspect.Parameter.empty
     }
 
 
@@ -129,14 +128,10 @@ def deploy(
         _put_automations(client, found.automations, webhook, say)
 
 
-def _parameters(flow: Flow[Any, Any]) -> dict[str, Any]:
-    import inspect  # noqa: PLC0415
-
-    return dict(inspect.signature(flow.fn, eval_str=True).parameters)
-
-
-def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+def _as_json(annotation: Any, value: Any) -> Any:
+    """Return a value as the form holds it, once it is found to be of the parameter's type."""
+    kind = TypeAdapter(annotation)
+    return kind.dump_python(kind.validate_python(value), mode="json")
 
 
 def _schedule(values: Mapping[str, Any]) -> DeploymentScheduleCreate:

@@ -25,6 +25,8 @@ class Part:
     environment: dict[str, str] = field(default_factory=dict)
     stop_seconds: float = 10.0
     """Between asking it to end and killing it."""
+    killed_when_silent: bool = True
+    """Whether one that runs but does not answer is started again; not where training would end with it."""
     address: str = ""
     """Where a person opens it; nothing when it is not for people."""
 
@@ -70,7 +72,8 @@ def worker(prefect_port: int, pool: str = POOL) -> Part:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }
     command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", "llama2"]
-    return Part("Worker", port, [*command, "--with-healthcheck"], "health", environment, WORKER_STOP_SECONDS)
+    command += ["--with-healthcheck"]
+    return Part("Worker", port, command, "health", environment, WORKER_STOP_SECONDS, killed_when_silent=False)
 
 
 HEARTBEAT_SECONDS = 30

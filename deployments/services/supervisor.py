@@ -72,9 +72,11 @@ class Process:
 
     def look(self) -> None:
         """Kill it when it has long been silent."""
-        if self.due is None and self.state().healthy():
+        if not self.part.killed_when_silent or self.due is not None:
+            return
+        if self.state().healthy():
             self.answered = time.time()
-        elif self.due is None and time.time() - max(self.answered, self.started) > SILENT_SECONDS:
+        elif time.time() - self.answered > SILENT_SECONDS:
             self.signal(signal.SIGKILL)
 
     def revive(self) -> str:
