@@ -71,8 +71,7 @@ def worker(prefect_port: int, pool: str = POOL) -> Part:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }
-    command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", "llama2"]
-    command += ["--with-healthcheck"]
+    command = ["deployments.services.flow_worker", pool]
     return Part("Worker", port, command, "health", environment, WORKER_STOP_SECONDS, killed_when_silent=False)
 
 
