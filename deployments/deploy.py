@@ -7,7 +7,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import yaml
@@ -188,8 +188,8 @@ def _webhook_block(address: str) -> UUID | None:
     """Return the block of the webhook, made or changed where an address is given, else the one that is there."""
     if address:
         made = Webhook(method="POST", url=SecretStr(address), allow_private_urls=True)
-        return made.save(FAILURES, overwrite=True)
+        return cast(UUID, made.save(FAILURES, overwrite=True))
     try:
-        return Webhook.load(FAILURES)._block_document_id
+        return cast(Webhook, Webhook.load(FAILURES))._block_document_id
     except ValueError:
         return None
