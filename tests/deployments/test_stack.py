@@ -129,4 +129,6 @@ def wait_until_well(
         if counted and all(part.healthy() for part in parts):
             return parts
         time.sleep(0.2)
-    raise AssertionError(f"the stack is not well: {running_stack(home)}")
+    state = running_stack(home)
+    stack.terminate()
+    raise AssertionError(f"the stack is not well: {state}; it said {stack.communicate(timeout=90)[0]}")
