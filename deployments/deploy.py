@@ -75,10 +75,12 @@ def read_deployments(path: Path = FILE) -> Deployments:
 def schema_of(entry: Entry, common: Mapping[str, str]) -> dict[str, Any]:
     """Return the JSON schema of a deployment's form; records describe themselves, other parameters `common`."""
     schema = parameter_schema(entry.flow().fn).model_dump(exclude_unset=True)
-    words = {**common, **entry.descriptions}
-    for name, parameter in schema["properties"].items():
-        record = schema["definitions"].get(parameter.get("$ref", "").rpartition("/")[2], {})
-        parameter["description"] = record.get("description") or words[name]
+    records, words = schema["definitions"], {**common, **entry.descriptions}
+    for group in (schema, *records.values()):
+        for name, field in group.get("properties", {}).items():
+            if "description" not in field:  # pydantic leaves out what the record says of itself
+                record = records.get(field.get("$ref", "").rpartition("/")[2], {})
+                field["description"] = record.get("description") or words[name]
     return schema
 
 

@@ -50,7 +50,7 @@ class AdaptRecipe(Record):
     tokens: TokensRecipe = TokensRecipe()
     """Rows, and what is held out to measure on."""
     pretrain: ContinueRecipe = ContinueRecipe()
-    """Learning on that text."""
+    """Continued pretraining."""
     sft: FineTuneRecipe = FineTuneRecipe()
     """Fine-tuning on dialogs, all weights or adapters."""
     export: tuple[Format, ...] = ("huggingface",)
