@@ -15,7 +15,7 @@ from deployments.services.stack import Part
 from deployments.services.stack_state import PartState, forget_state, write_state
 from tasks.process import die_with_parent
 
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 TICK_SECONDS = 0.5
 LOOK_SECONDS = 10.0
 """Between two looks at whether a part answers, and at whether another one is wanted."""

@@ -121,7 +121,7 @@ def wait_until_well(
     home: Path, stack: subprocess.Popen[str], restarts: list[int] | None = None
 ) -> list[PartState]:
     """Return the parts once the three of them answer."""
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 500
     while stack.poll() is None and time.monotonic() < deadline:
         state = running_stack(home)
         parts = state.parts if state else []
