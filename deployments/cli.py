@@ -23,6 +23,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    stack_commands,
     teach_command,
 )
 from deployments.artifact_commands import RemoteStore
@@ -47,6 +48,7 @@ app.add_typer(teach_command.app)
 app.add_typer(benchmark_commands.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
+app.add_typer(stack_commands.app)
 app.add_typer(annotation_commands.app)
 app.add_typer(artifact_commands.app)
 app.add_typer(data_commands.app, name="data")
@@ -142,20 +144,6 @@ def doctor(home: Home = Path("var"), remote: RemoteStore = "") -> None:
     console.print(table)
     if not all(check.ok for check in found if check.vital):
         raise typer.Exit(1)
-
-
-@app.command(epilog="Examples: llama2 up;  llama2 up --home /data/llama2 --mlflow-port 5001")
-def up(
-    home: Home = Path("var"),
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Of Prefect's UI and API.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Of MLflow's UI and API.")] = 5000,
-    annotate_port: Annotated[int, typer.Option(min=1, max=65535, help="Of the annotation page.")] = 8642,
-) -> None:
-    """Serve Prefect, MLflow and, once there is a model, the annotation page on this machine until Ctrl-C."""
-    prepare(home)
-    from deployments.services.stack import serve, servers_of  # noqa: PLC0415
-
-    serve(home, servers_of(home, prefect_port, mlflow_port, annotate_port))
 
 
 def main() -> None:

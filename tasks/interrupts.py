@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM, never lost: what a signal raises in a destructor or a callback is dropped by Python."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ _asked = threading.Event()
 def interruptible() -> Iterator[None]:
     """Have Ctrl-C and SIGTERM raise KeyboardInterrupt, again at the next `check` when it was dropped.
 
-    Elsewhere than in the main thread nothing changes.
+    Elsewhere than in the main thread nothing changes. In a worker's flow run SIGTERM ends as what Prefect makes of it,
+    which tells whether the run was cancelled.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -22,6 +24,11 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except KeyboardInterrupt:
+        theirs = before[signal.SIGTERM]
+        if "PREFECT__FLOW_RUN_ID" in os.environ and callable(theirs) and theirs != _interrupt:
+            theirs(signal.SIGTERM, None)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

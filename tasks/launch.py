@@ -203,8 +203,8 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
         status = "FINISHED"
         say(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
         return artifact
-    except KeyboardInterrupt:
-        status = "KILLED"
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
         raise
     finally:
         tracking.finish(run_id, status)

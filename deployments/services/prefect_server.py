@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 
+from deployments.services.stack_state import running_stack
 from llama2_core.errors import ConfigError
 from tasks.process import die_with_parent
 
@@ -25,10 +26,13 @@ COMMAND = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.ser
 
 @contextmanager
 def prefect_server(home: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
-    """Serve Prefect's API while a run lasts, unless PREFECT_API_URL already names a server.
+    """Serve Prefect's API while a run lasts, unless PREFECT_API_URL names a server or the stack of `home` has one.
 
-    It takes seconds to start: `meanwhile` is what can be done without it.
+    It takes seconds to start: `meanwhile` is what can be done without it. Two servers would lock each other's database.
     """
+    if stack := running_stack(home):
+        api = f"http://{HOST}:{stack.part('Prefect').port}/api"
+        os.environ.setdefault("PREFECT_API_URL", api)
     if os.environ.get("PREFECT_API_URL"):
         meanwhile()
         yield

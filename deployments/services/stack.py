@@ -1,38 +1,43 @@
-"""Prefect, MLflow and the annotation page, on the loopback address, until Ctrl-C."""
+"""The parts of the stack on the loopback address: Prefect, MLflow, the annotation page, a worker for flow runs."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from deployments.doctor import port_free
-from deployments.services.prefect_server import HOST, wait_until_healthy
+from deployments.services.prefect_server import HOST, free_port
 from llama2_core.errors import ConfigError
 from storage.artifacts import Store
-from tasks.process import die_with_parent
+from storage.preference_orders import ORDERS
+from storage.preferences import preferences_folder
 
-START_SECONDS, STOP_SECONDS = 90, 10
-GUARD = ("sh", "-c", 'read _; kill -9 "$@"', "guard")
-"""Kills process groups when its input ends, that is, when we do: the servers have children of their own."""
+POOL = "llama2"
+"""Work pool of the worker, and of every deployment unless another is named."""
 
 
 @dataclass(frozen=True)
-class Server:
-    """One of the stack: its command below `python -m`, and where it says that it is well."""
+class Part:
+    """One process of the stack: its command below `python -m`, and where it says that it is well."""
 
     name: str
     port: int
     command: list[str]
     health: str
-    environment: dict[str, str]
+    environment: dict[str, str] = field(default_factory=dict)
+    stop_seconds: float = 10.0
+    """Between asking it to end and killing it."""
+    killed_when_silent: bool = True
+    """Whether one that runs but does not answer is started again; not where training would end with it."""
+    address: str = ""
+    """Where a person opens it; nothing when it is not for people."""
+
+    @property
+    def health_address(self) -> str:
+        return f"http://{HOST}:{self.port}/{self.health}"
 
 
-def servers_of(home: Path, prefect_port: int, mlflow_port: int, annotate_port: int) -> list[Server]:
-    """Return Prefect, MLflow, and the annotation page where there is a chat model to answer."""
+def servers_of(home: Path, prefect_port: int, mlflow_port: int) -> list[Part]:
+    """Return Prefect and MLflow: the others need them."""
     database, artifacts = (home / "mlflow.db").absolute(), (home / "mlflow").absolute()
     mlflow = ["mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     mlflow += ["--artifacts-destination", str(artifacts)]
@@ -40,84 +45,61 @@ def servers_of(home: Path, prefect_port: int, mlflow_port: int, annotate_port: i
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # a dozen idle processes
         "MLFLOW_BACKEND_STORE_URI": os.environ.get("MLFLOW_BACKEND_STORE_URI", f"sqlite:///{database}"),
     }
-    found = [
-        Server("Prefect", prefect_port, ["prefect", "server", "start"], "api/health", _prefect(prefect_port)),
-        Server("MLflow", mlflow_port, mlflow, "health", settings),
-    ]
-    if any(artifact.kind == "ppo" for artifact in Store(home / "artifacts").artifacts()):
-        annotate = ["deployments.cli", "annotate", "--newest", "ppo", "--home", str(home)]
-        annotate += ["--port", str(annotate_port)]
-        found.append(Server("Annotate", annotate_port, annotate, "health", _prefect(prefect_port)))
-    return found
+    return [
+        Part("Prefect", prefect_port, ["prefect", "server", "start"], "api/health", prefect_at(prefect_port),
+             address=_page(prefect_port)),
+        Part("MLflow", mlflow_port, mlflow, "health", settings, address=_page(mlflow_port)),
+    ]  # fmt: skip
 
 
-def serve(home: Path, servers: list[Server]) -> None:
-    """Start the servers, wait until they answer, and stop them at Ctrl-C, SIGTERM or SIGHUP.
+def annotation_page(home: Path, prefect_port: int, port: int) -> Part | None:
+    """Return the annotation page, once there is a chat model to answer or a batch that a flow has ordered."""
+    store = Store(home / "artifacts")
+    kinds = {artifact.kind for artifact in store.artifacts()}
+    ordered = any((preferences_folder(store) / ORDERS).glob("*.json"))
+    if "ppo" not in kinds and not ordered:
+        return None
+    newest = "ppo" if "ppo" in kinds else "sft"
+    command = ["deployments.cli", "annotate", "--newest", newest, "--home", str(home), "--port", str(port)]
+    return Part("Annotate", port, command, "health", prefect_at(prefect_port), address=_page(port))
 
-    Raises ConfigError for a port in use, before anything starts, for a server that does not come up and for one
-    that ends by itself.
-    """
-    for server in servers:
-        if not port_free(server.port):
+
+def worker(prefect_port: int, pool: str = POOL) -> Part:
+    """Return the worker: it starts flow runs in its own process group, so that none outlives it."""
+    port = free_port()
+    environment = {
+        **prefect_at(prefect_port),
+        "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+        "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+    }
+    command = ["deployments.services.flow_worker", pool]
+    return Part("Worker", port, command, "health", environment, WORKER_STOP_SECONDS, killed_when_silent=False)
+
+
+HEARTBEAT_SECONDS = 30
+"""Between the signs of life of a flow run; the least that Prefect takes."""
+WORKER_STOP_SECONDS = 45.0
+"""A flow run has that long to have its training saved and to say how it ended."""
+
+
+def require_free_ports(parts: list[Part]) -> None:
+    """Raise ConfigError for a port in use, before anything starts."""
+    for part in parts:
+        if not port_free(part.port):
             raise ConfigError(
-                f"port {server.port} for {server.name} is in use: stop what listens there or choose another with "
-                f"--{server.name.lower()}-port"
+                f"port {part.port} for {part.name} is in use: stop what listens there or choose another with "
+                f"--{part.name.lower()}-port"
             )
-    logs = {server.name: home / "log" / f"{server.name.lower()}.log" for server in servers}
-    (home / "log").mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
-    running: dict[str, subprocess.Popen] = {}
-    guard = None
-    try:
-        for server in servers:
-            running[server.name] = _start(server, logs[server.name])
-        groups = [f"-{process.pid}" for process in running.values()]
-        guard = subprocess.Popen([*GUARD, *groups], stdin=subprocess.PIPE, start_new_session=True)
-        for server in servers:
-            address = f"http://{HOST}:{server.port}/{server.health}"
-            wait_until_healthy(running[server.name], address, logs[server.name], START_SECONDS)
-        for server in servers:
-            print(f"{server.name:9}http://{HOST}:{server.port}")
-        print("Ctrl-C stops them.", flush=True)
-        while all(process.poll() is None for process in running.values()):
-            time.sleep(1)
-        ended = next(name for name, process in running.items() if process.poll() is not None)
-        raise ConfigError(f"the {ended} server has ended: see {logs[ended]}")
-    except KeyboardInterrupt:
-        print("Stopped.")
-    finally:
-        for process in running.values():
-            _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in running.values():
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            _signal_group(process, signal.SIGKILL)
-            process.wait()
-        if guard:
-            guard.kill()
-            guard.wait()
 
 
-def _signal_group(process: subprocess.Popen, number: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
-
-
-def _prefect(port: int) -> dict[str, str]:
+def prefect_at(port: int) -> dict[str, str]:
+    """Return the environment that leads to the server at this port."""
     api = f"http://{HOST}:{port}/api"
     return {"PREFECT_API_URL": api, "PREFECT_SERVER_API_HOST": HOST, "PREFECT_SERVER_API_PORT": str(port)}
 
 
-def _start(server: Server, log: Path) -> subprocess.Popen:
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", *server.command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **server.environment},
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+def _page(port: int) -> str:
+    return f"http://{HOST}:{port}"

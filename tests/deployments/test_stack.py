@@ -8,15 +8,19 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from deployments.services.prefect_server import free_port
-from deployments.services.stack import servers_of
+from deployments.services.stack import annotation_page
+from deployments.services.stack_state import STATE, PartState, running_stack, write_state
+from deployments.stack_commands import down, status
+from llama2_core.errors import Llama2Error
 from storage.artifacts import Store, digest_of
 from storage.errors import ArtifactNotFound
+from storage.preference_orders import place
 from tasks.stage_models import model_artifact
+from tests.deployments.services.annotation.test_orders import order
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,11 +52,28 @@ def test_a_port_in_use_is_refused_before_anything_starts(server: str, tmp_path: 
     assert not (tmp_path / "log").exists()
 
 
-def test_the_annotation_page_comes_once_there_is_a_model(tmp_path: Path) -> None:
-    assert [server.name for server in servers_of(tmp_path, 1, 2, 3)] == ["Prefect", "MLflow"]
+def test_the_annotation_page_comes_once_there_is_a_model_or_an_order(tmp_path: Path) -> None:
+    assert annotation_page(tmp_path, 1, 3) is None
+    place(tmp_path / "preferences", order("V-1", 1.0))
+    page = annotation_page(tmp_path, 1, 3)
+    assert page and (page.name, page.port, page.command[-1]) == ("Annotate", 3, "3")
+    assert "sft" in page.command
     committed(Store(tmp_path / "artifacts"), "ppo", {"chat": "chat/1"})
-    page = servers_of(tmp_path, 1, 2, 3)[-1]
-    assert (page.name, page.port, page.command[-2:]) == ("Annotate", 3, ["--port", "3"])
+    page = annotation_page(tmp_path, 1, 3)
+    assert page and "ppo" in page.command
+
+
+def test_a_stack_that_was_killed_is_not_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_state(tmp_path, [])
+    state = running_stack(tmp_path)
+    assert state and state.pid == os.getpid()
+    other = state.model_copy(update={"created": state.created - 60})  # the pid of another process now
+    (tmp_path / STATE).write_text(other.model_dump_json())
+    assert running_stack(tmp_path) is None
+    down(tmp_path)
+    assert "Nothing is up" in capsys.readouterr().out
+    with pytest.raises(Llama2Error, match="nothing is up"):
+        status(tmp_path)
 
 
 def test_stages_that_make_chat_models_name_them(tmp_path: Path) -> None:
@@ -74,27 +95,40 @@ def committed(store: Store, kind: str, parents: dict[str, str]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_servers_and_what_they_started_end_with_the_stack(end: signal.Signals, tmp_path: Path) -> None:
-    ports = free_port(), free_port()
-    stack = up(tmp_path, *ports)
-    deadline = time.monotonic() + 200
-    for address in (f"http://127.0.0.1:{ports[0]}/api/health", f"http://127.0.0.1:{ports[1]}/health"):
-        while not healthy(address):
-            assert stack.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
-    started = psutil.Process(stack.pid).children(recursive=True)
-    assert len(started) >= 3  # two servers and what kills them
-    stack.send_signal(end)
-    stack.communicate(timeout=60)
-    assert stack.returncode == (-end if end == signal.SIGKILL else 0)
+@pytest.mark.parametrize("end", ["killed", "down"])
+def test_what_is_killed_is_started_again_and_nothing_outlives_the_stack(end: str, tmp_path: Path) -> None:
+    stack = up(tmp_path, free_port(), free_port())
+    parts = wait_until_well(tmp_path, stack)
+    assert [part.name for part in parts] == ["Prefect", "MLflow", "Worker"]
+    if end == "killed":
+        stack.kill()
+    else:
+        again, _ = up(tmp_path, parts[0].port, parts[1].port).communicate(timeout=60)
+        assert f"It is up already, process {stack.pid}" in again and parts[1].address in again
+        os.kill(parts[1].pid, signal.SIGKILL)
+        os.kill(parts[2].pid, signal.SIGKILL)
+        parts = wait_until_well(tmp_path, stack, restarts=[0, 1, 1])
+        down(tmp_path)
+    started = [psutil.Process(part.pid) for part in parts if psutil.pid_exists(part.pid)]
+    stack.communicate(timeout=90)
+    assert stack.returncode == (-signal.SIGKILL if end == "killed" else 0)
     _, alive = psutil.wait_procs(started, timeout=15)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    assert not any(healthy(f"http://127.0.0.1:{port}/health") for port in ports)
+    assert not any(part.healthy() for part in parts)
 
 
-def healthy(address: str) -> bool:
-    try:
-        return httpx.get(address, timeout=2).status_code == 200
-    except httpx.HTTPError:
-        return False
+def wait_until_well(
+    home: Path, stack: subprocess.Popen[str], restarts: list[int] | None = None
+) -> list[PartState]:
+    """Return the parts once the three of them answer."""
+    deadline = time.monotonic() + 500
+    while stack.poll() is None and time.monotonic() < deadline:
+        state = running_stack(home)
+        parts = state.parts if state else []
+        counted = [part.restarts for part in parts] == (restarts or [0, 0, 0])
+        if counted and all(part.healthy() for part in parts):
+            return parts
+        time.sleep(0.2)
+    state = running_stack(home)
+    stack.terminate()
+    raise AssertionError(f"the stack is not well: {state}; it said {stack.communicate(timeout=90)[0]}")

@@ -32,3 +32,20 @@ def test_both_signals_interrupt_and_handlers_come_back(number: signal.Signals) -
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
     check()
+
+
+def test_in_a_workers_flow_run_prefect_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cancelled(BaseException): ...
+
+    def theirs(number: int, frame: object) -> None:
+        raise Cancelled
+
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "1")
+    before = signal.signal(signal.SIGTERM, theirs)
+    try:
+        with pytest.raises(Cancelled), interruptible(), interruptible():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is theirs
+        check()
+    finally:
+        signal.signal(signal.SIGTERM, before)

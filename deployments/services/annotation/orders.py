@@ -30,7 +30,9 @@ def freeze_if_complete(log: PreferenceLog, order: Order) -> bool:
 
 
 def go_on(order: Order, say: Callable[[str], None]) -> None:
-    """Resume the flow run that waits for a batch, where one does and Prefect's server is known."""
+    """Tell Prefect, where its server is known, that a batch is frozen, and resume the flow run that waits for it."""
+    if "PREFECT_API_URL" in os.environ:
+        tell_frozen(order.batch, awaited=bool(order.flow_run))
     if not order.flow_run:
         say(f"Batch {order.batch} is frozen: run the flow that ordered it again.")
         return
@@ -47,6 +49,14 @@ def go_on(order: Order, say: Callable[[str], None]) -> None:
             f"Batch {order.batch} is frozen, but its flow run at {api} was not resumed ({error}): "
             "resume it in Prefect's UI."
         )
+
+
+def tell_frozen(batch: str, awaited: bool) -> None:
+    """Emit the event that a batch is complete; the automation "next round" answers one that no flow run awaits."""
+    from prefect.events import emit_event  # noqa: PLC0415  (seconds)
+
+    resource = {"prefect.resource.id": f"llama2.batch.{batch}", "llama2.awaited": "yes" if awaited else "no"}
+    emit_event("llama2.batch.frozen", resource)
 
 
 class Watch:
