@@ -22,6 +22,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    safety_commands,
     teach_command,
 )
 from deployments.data_commands import AsJson
@@ -48,6 +49,7 @@ app.add_typer(cluster_commands.app)
 app.add_typer(annotation_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(preference_commands.app, name="preferences")
+app.add_typer(safety_commands.app, name="safety")
 console = Console()
 
 
