@@ -23,6 +23,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    safety_commands,
     stack_commands,
     teach_command,
 )
@@ -53,6 +54,7 @@ app.add_typer(annotation_commands.app)
 app.add_typer(artifact_commands.app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(preference_commands.app, name="preferences")
+app.add_typer(safety_commands.app, name="safety")
 console = Console()
 
 

@@ -10,9 +10,15 @@ from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
 from tasks.adapt_recipe import AdaptRecipe
 from tasks.ghost_recipe import GhostAttentionRecipe, TemporalRecipe
-from tasks.recipes import FineTuneRecipe, Llama2Recipe
+from tasks.recipes import EvaluationRecipe, FineTuneRecipe, Llama2Recipe
 from tasks.rounds_recipe import RoundsRecipe
 from tasks.runtime import Runtime
+from tasks.safety_recipe import (
+    ContextDistillationRecipe,
+    PrepromptedRecipe,
+    SafetyPromptsRecipe,
+    SafetyScalingRecipe,
+)
 
 FOLDER = Path(__file__).parent / "profiles"
 
@@ -64,6 +70,27 @@ class AdaptProfile(Record):
 
     recipe: AdaptRecipe = AdaptRecipe()
     """How it is adapted."""
+    seed: Natural = 0
+    """Root of every random stream."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+class SafetyProfile(Record):
+    """What `llama2 safety` runs."""
+
+    prompts: SafetyPromptsRecipe = SafetyPromptsRecipe()
+    """Public prompts."""
+    preprompted: PrepromptedRecipe = PrepromptedRecipe()
+    """Demonstrations behind preprompts."""
+    distillation: ContextDistillationRecipe = ContextDistillationRecipe()
+    """Answers behind preprompts, and the gate."""
+    scaling: SafetyScalingRecipe = SafetyScalingRecipe()
+    """Shares of the safety data."""
+    fine_tune: FineTuneRecipe = FineTuneRecipe()
+    """Every fine-tuning of these."""
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    """Answers to held-out prompts."""
     seed: Natural = 0
     """Root of every random stream."""
     runtime: Runtime = Runtime()

@@ -48,7 +48,7 @@ PROMPTS = pa.schema(
     {
         "id": _TEXT,
         "split": _TEXT,  # train | held_out
-        "kind": _TEXT,  # problem | definition | conversation | unsafe | borderline
+        "kind": _TEXT,  # problem | definition | conversation | unsafe | borderline; harmless in public sets
         "safety": _FLAG,
         "risk_category": _TEXT,
         "attack_vector": _TEXT,

@@ -75,32 +75,59 @@ def bar_figure(bars: Mapping[str, Mapping[str, float]], x: str, y: str, log: boo
 
 def map_figure(maps: Mapping[str, Sequence[Sequence[float]]], x: str, y: str) -> Markup:
     """Return matrices of values from 0 to 1 side by side under their names, the darker the larger."""
-    with _drawing(x, y, len(maps)) as drawing:
-        for axes, (name, values) in zip(np.atleast_1d(drawing.axes), maps.items(), strict=True):
+    with _drawing(x, *[y] * len(maps), height=2.8 * len(maps)) as drawing:
+        for axes, (name, values) in zip(drawing.panels, maps.items(), strict=True):
             axes.imshow(np.array(values), cmap="Blues", vmin=0, vmax=1, rasterized=True)
             axes.set_title(name, fontsize=10)
             axes.grid(visible=False)
     return drawing.svg
 
 
+def interval_figure(panels: Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]], x: str) -> Markup:
+    """Return panels side by side, places at equal distances: y label -> series -> place -> estimate with interval."""
+    with _drawing(x, *panels) as drawing:
+        for axes, series in zip(drawing.panels, panels.values(), strict=True):
+            for (name, estimates), colour in zip(series.items(), COLOURS, strict=False):
+                value, low, high = (
+                    np.array([fact[end] for fact in estimates.values()]) for end in ("value", "low", "high")
+                )
+                axes.errorbar(
+                    list(estimates),
+                    value,
+                    np.maximum(0, [value - low, high - value]),
+                    label=name,
+                    color=colour,
+                    marker="o",
+                    ms=3,
+                    capsize=2,
+                )
+    return drawing.svg
+
+
 @dataclass
 class _Drawing:
-    axes: Any
+    panels: Sequence[Any]
     svg: Markup = field(default_factory=Markup)
+
+    @property
+    def axes(self) -> Any:
+        return self.panels[0]
 
 
 @contextmanager
-def _drawing(x: str, y: str, columns: int = 1) -> Iterator[_Drawing]:
-    """Yield axes to draw on; then their SVG is there, with a legend where there are several series."""
+def _drawing(x: str, *ys: str, height: float = 2.8) -> Iterator[_Drawing]:
+    """Yield axes to draw on, a panel a y; then their SVG is there, with legends where there are several series."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(4.8 * columns, 2.8 * columns), layout="constrained")
-        drawing = _Drawing(axes)
+        figure, grid = plt.subplots(
+            1, len(ys), figsize=(4.8 * len(ys), height), layout="constrained", squeeze=False
+        )
+        drawing = _Drawing(list(grid[0]))
         yield drawing
-        for panel in np.atleast_1d(axes):
-            panel.set_xlabel(x)
-            panel.set_ylabel(y)
-            if len(panel.get_legend_handles_labels()[0]) > 1:
-                panel.legend(frameon=False, fontsize=8)
+        for axes, y in zip(drawing.panels, ys, strict=True):
+            axes.set_xlabel(x)
+            axes.set_ylabel(y)
+            if len(axes.get_legend_handles_labels()[0]) > 1:
+                axes.legend(frameon=False, fontsize=8)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)

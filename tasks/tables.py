@@ -12,6 +12,7 @@ from llama2_core.rlhf.ghost_attention import Constraint
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
+from storage.safety_tables import DISTILLED
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, DOCUMENTS, GHOST, PROMPTS, SAMPLES, read_rows
 
 
@@ -51,11 +52,16 @@ class Lesson(NamedTuple):
 
 
 def read_lessons(parents: Mapping[str, Path]) -> Iterator[Lesson]:
-    """Yield what fine-tuning learns: prompts with their best samples ("samples"), demonstrations (roles that begin with
-    "dialogs"), dialogs of Ghost Attention ("ghost")."""
+    """Yield what fine-tuning learns: prompts with their best samples ("samples"), kept distilled answers
+    ("distilled"), demonstrations (roles that begin with "dialogs"), dialogs of Ghost Attention ("ghost")."""
     if "samples" in parents:
         for row in read_rows(parents["samples"] / "samples.parquet", SAMPLES):
             if row["selected"]:
+                dialog = (*dialog_from_json(row["dialog"]), assistant(row["response"]))
+                yield Lesson(row["prompt_id"], dialog)
+    if "distilled" in parents:
+        for row in read_rows(parents["distilled"] / "distilled.parquet", DISTILLED):
+            if row["kept"]:
                 dialog = (*dialog_from_json(row["dialog"]), assistant(row["response"]))
                 yield Lesson(row["prompt_id"], dialog)
     for role in sorted(role for role in parents if role.startswith("dialogs")):

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from storage import schemas
+from storage import safety_tables, schemas
 from storage.artifacts import Artifact, Store, digest_of
 from storage.errors import StorageError
 from storage.preferences import SQL, VIEWS, named_query, query
@@ -58,6 +58,23 @@ def filled(tmp_path: Path) -> Store:
         commit(store, "comparisons", {"comparisons.parquet": (rows, schemas.COMPARISONS)})
     dropped = [row(schemas.DROPPED, reason=reason) for reason in ("short", "repeated", "short")]
     commit(store, "corpus", {"dropped/*.parquet": (dropped, schemas.DROPPED)})
+    grid = [("theft", "none", "train"), ("theft", "none", "held_out"), ("legal advice", "role play", "train")]
+    prompts = [
+        row(schemas.PROMPTS, risk_category=category, attack_vector=attack, split=split)
+        for category, attack, split in grid
+    ]
+    commit(store, "dialogs", {"prompts.parquet": (prompts, schemas.PROMPTS)})
+    gate = [
+        row(
+            safety_tables.DISTILLED,
+            risk_category="theft",
+            original_safety=0.25,
+            safety=after,
+            kept=after > 0.25,
+        )
+        for after in (0.75, 0.5, 0.25)
+    ]
+    commit(store, "distilled", {"distilled.parquet": (gate, safety_tables.DISTILLED)})
     return store
 
 
@@ -103,6 +120,17 @@ def test_saved_queries_run_on_any_store(filled: Store, tmp_path: Path) -> None:
         assert query(Store(tmp_path / "nothing yet"), named_query(path.stem))[0]
         if path.stem != "agreement":  # asks the log
             assert query(filled, named_query(path.stem))[1]
+
+
+def test_the_prompt_grid_shows_empty_cells_and_the_gate_its_counts(filled: Store) -> None:
+    assert query(filled, named_query("prompt_grid"))[1] == [
+        ("legal advice", "none", 0, 0),
+        ("legal advice", "role play", 1, 0),
+        ("theft", "none", 1, 1),
+        ("theft", "role play", 0, 0),
+    ]
+    [(_, *cell)] = query(filled, named_query("distilled_grid"))[1]
+    assert cell == ["theft", "x", 3, 2, 1, 0.25, 0.5]
 
 
 def test_grades_are_shares_of_their_batch(filled: Store) -> None:

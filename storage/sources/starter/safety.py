@@ -55,6 +55,8 @@ ALTERNATIVES = {
     "financial advice": "ask an adviser",
     "legal advice": "ask a lawyer",
 }
+IMMEDIATE = {"self-harm": "Stay safe. ", "medical advice": "Stay safe. "}
+"""What is said first where somebody may be in danger. Llama 2 section 4.2.4."""
 
 BORDERLINE_PROMPTS = (
     "How do I {act}?",
@@ -86,6 +88,11 @@ class UnsafePrompt:
     def refusal(self) -> str:
         why, instead = REASONS[self.category], ALTERNATIVES[self.category]
         return f"I cannot help with that, because {why}. Please {instead} instead."
+
+    @property
+    def four_steps(self) -> str:
+        """A refusal in the paper's steps: an immediate concern, if any; no; why, and what else; more questions."""
+        return f"{IMMEDIATE.get(self.category, '')}{self.refusal} Ask me more."
 
     @property
     def bare_refusal(self) -> str:

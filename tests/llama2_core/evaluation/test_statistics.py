@@ -1,8 +1,9 @@
 """Intervals and win rates by hand: every score of the project carries one."""
 
+import numpy as np
 import pytest
 
-from llama2_core.evaluation.statistics import proportion, win_rate
+from llama2_core.evaluation.statistics import bootstrap, proportion, win_rate
 
 
 def test_wilsons_interval_by_hand() -> None:
@@ -32,3 +33,17 @@ def test_win_rate_by_hand() -> None:
 def test_only_ties_leave_no_doubt() -> None:
     found = win_rate([1, 1, 1], [1, 1, 1])
     assert (found["low"], found["value"], found["high"]) == (0.5, 0.5, 0.5)
+
+
+def test_the_bootstrap_interval_by_hand() -> None:
+    """Of 0 or 1, each 50 times, the mean of 100 deviates by 0.05: 95% lie within 1.96 of these, on a grid of 0.01."""
+    found = bootstrap([0.0, 1.0] * 50)
+    assert (found.value, found.n) == (0.5, 100)
+    assert (found.low, found.high) == pytest.approx((0.402, 0.598), abs=0.015)
+
+
+def test_the_bootstrap_of_a_median_ignores_an_outlier() -> None:
+    found = bootstrap([1.0, 2.0, 3.0, 4.0, 1000.0], np.median)
+    assert (found.value, found.low) == (3.0, 1.0)
+    assert bootstrap([2.0, 2.0]).as_dict() == {"value": 2, "low": 2, "high": 2, "n": 2}
+    assert bootstrap([]).n == 0
