@@ -18,7 +18,12 @@ from llama2_core.errors import ConfigError
 DEPLOYMENTS = read_deployments()
 ENTRIES = {f"{entry.entrypoint} {entry.name}": entry for entry in DEPLOYMENTS.deployments}
 HOME = Path("/data/llama2")
-OWN = {"finetune": {"model", "dialogs"}, "adapt": {"model", "dialogs"}, "freeze": {"batch"}}
+OWN: dict[str, dict[str, Any]] = {
+    "finetune": {"model": "mine", "dialogs": "mine"},
+    "adapt": {"model": "mine", "dialogs": "mine"},
+    "freeze": {"batch": "mine"},
+    "safety prompts": {"files": ["mine"]},
+}
 """Parameters that only the user can know."""
 
 
@@ -41,11 +46,16 @@ def test_a_form_says_everything_and_its_defaults_are_accepted(entry: Entry) -> N
         for name, field in fields.get("properties", {}).items():
             assert field.get("description"), f"{group}.{name}"
     values = defaults_of(entry, {"home": HOME})
-    assert set(schema["properties"]) - set(values) == OWN.get(entry.name, set())
+    assert set(schema["properties"]) - set(values) == OWN.get(entry.name, {}).keys()
     assert values["runtime"]["home"] == str(HOME)
     is_valid_schema(schema, preprocess=True)
-    own = dict.fromkeys(OWN.get(entry.name, ()), "mine")
-    validate({**values, **own}, schema, raise_on_error=True, preprocess=True, allow_none_with_default=True)
+    validate(
+        {**values, **OWN.get(entry.name, {})},
+        schema,
+        raise_on_error=True,
+        preprocess=True,
+        allow_none_with_default=True,
+    )
 
 
 @pytest.mark.parametrize(
