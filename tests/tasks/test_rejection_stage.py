@@ -80,7 +80,7 @@ def test_equal_answers_count_once(parents: dict[str, Path], tmp_path: Path) -> N
     assert summary["distinct"] == summary["lessons"] == 12
     assert len({(row["dialog"], row["response"], row["reward"]) for row in rows}) == 12
     lessons = list(read_lessons({"samples": tmp_path / "samples"}))
-    assert len(lessons) == len({dialog for _, dialog in lessons}) == 12
+    assert len(lessons) == len({lesson.dialog for lesson in lessons}) == 12
 
 
 def earlier(directory: Path, *rows: Row) -> Path:
@@ -148,7 +148,7 @@ def test_earlier_choices_are_scored_anew_and_compete(parents: dict[str, Path], t
     assert (summary["lessons"], summary["carried_over"]) == (13, 9)
     beaten = max(row["reward"] for row in carried if row["dialog"] == first) > best["reward"]
     assert summary["lessons_carried_over"] == 1 + beaten
-    lessons = [dialog for _, dialog in read_lessons({"samples": tmp_path / "second"})]
+    lessons = [lesson.dialog for lesson in read_lessons({"samples": tmp_path / "second"})]
     assert len(lessons) == 13 and len({dialog[:-1] for dialog in lessons}) == 13
 
 
