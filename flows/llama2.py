@@ -54,7 +54,8 @@ def run_stages(recipe: Llama2Recipe, runtime: Runtime) -> str:
     sampled = rejection(
         base,
         chat,
-        **early,
+        early["helpfulness"],
+        early["safety"],
         recipe=r.rejection,
         fine_tune=r.rejection_fine_tune,
         dialogs=talk,
