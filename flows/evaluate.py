@@ -4,8 +4,9 @@ from pathlib import Path
 
 from prefect import flow
 
-from tasks.benchmark_recipe import BenchmarkRecipe
+from tasks.benchmark_recipe import BenchmarkRecipe, ContaminationRecipe
 from tasks.benchmark_task import benchmarks as benchmarks_task
+from tasks.contamination import contamination
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.own import own_model
 from tasks.recipes import EvaluationRecipe
@@ -33,6 +34,8 @@ def benchmarks(
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Evaluate a checkpoint, or a model of any format at a path, on published benchmarks."""
+    """Evaluate a checkpoint, or a model of any format at a path, and search its training tokens for the benchmarks."""
     artifact = own_model(Path(model), runtime) if Path(model).exists() else model
-    return benchmarks_task(recipe, artifact, label, seed, runtime)
+    name = benchmarks_task(recipe, artifact, label, seed, runtime)
+    contamination(ContaminationRecipe(), name, label, runtime)
+    return name

@@ -31,3 +31,16 @@ BENCHMARK_SCORES = pa.schema(
         "higher_is_better": _FLAG,
     }
 )
+CONTAMINATION = pa.schema(
+    {
+        "task": _TEXT,
+        "metric": _TEXT,
+        "length": _COUNT,  # shortest match that counts, in tokens
+        "subset": _TEXT,  # clean, not clean, not dirty, dirty
+        "contaminated": _NUMBER,  # mean share of its samples' tokens
+        "n": _COUNT,
+        "mean": _NUMBER,
+        "z": _NUMBER,  # deviations of the mean from that of all samples
+        "helped": _FLAG,  # of the task at this length: all four subsets beyond 2, in the expected directions
+    }
+)

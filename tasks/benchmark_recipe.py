@@ -12,6 +12,7 @@ from llama2_core.config import Natural, Positive, Record
 from tasks.sandbox import available
 
 FOLDER = Path(__file__).parent / "benchmarks"
+LENGTHS = (10, 20, 30, 40, 50)
 HARNESS = "0.4.13"
 """The release of lm-eval that tasks and scores are those of; pinned in pyproject.toml."""
 
@@ -52,6 +53,13 @@ class BenchmarkRecipe(Record):
         if twice:
             raise ValueError(f"asked for twice: {', '.join(twice)}")
         return self
+
+
+class ContaminationRecipe(Record):
+    """How a benchmark is searched for in training tokens. Llama 2 appendix A.6."""
+
+    lengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = LENGTHS
+    """Shortest matches tried, in tokens; at 10 a match is longer than that."""
 
 
 class Member(Record):

@@ -57,6 +57,7 @@ FORMAT_VERSIONS = {
     "dpo": 1,
     "evaluation": 4,
     "verdict": 2,
+    "contamination": 1,
     "benchmarks": 1,
     "card": 1,
     "adaptation": 1,

@@ -28,6 +28,7 @@ from tasks import (
     attention_stage,
     benchmark_stage,
     comparison_stage,
+    contamination_stage,
     dpo_stage,
     ghost_stage,
     ppo_stage,
@@ -59,6 +60,7 @@ STAGES = {
     "retention": ghost_stage.retention,
     "attention": attention_stage.attention,
     "temporal": temporal_stage.temporal,
+    "contamination": contamination_stage.contamination,
     "benchmarks": benchmark_stage.benchmarks,
 }
 

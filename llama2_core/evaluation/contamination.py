@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from llama2_core.data.contamination import EXACT_TOKENS, gram_hashes
 
 SKIP_BUDGET = 4
-LENGTHS = (10, 20, 30, 40, 50)
-"""Shortest matches tried, L; at 10 a match is longer than that."""
 CLEAN, DIRTY = 0.2, 0.8
 """Shares of a sample's tokens: clean is below the first, dirty from the second on."""
 BLOCK = 32
@@ -126,6 +124,8 @@ class Subset:
 
     name: str
     n: int
+    contaminated: float
+    """Mean share of their tokens."""
     mean: float
     z: float
 
@@ -143,7 +143,8 @@ def subsets(shares: NDArray[np.float64], scores: NDArray[np.float64]) -> list[Su
     for name, part in parts.items():
         n, mean = int(part.sum()), float(scores[part].mean()) if part.any() else 0.0
         z = (mean - mu) * np.sqrt(n) / sigma if n and sigma else 0.0
-        found.append(Subset(name, n, mean, float(z)))
+        contaminated = float(shares[part].mean()) if n else 0.0
+        found.append(Subset(name, n, contaminated, mean, float(z)))
     return found
 
 

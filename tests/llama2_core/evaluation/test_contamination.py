@@ -95,5 +95,6 @@ def test_subsets_are_the_papers() -> None:
     assert clean.z == pytest.approx(-5.73, abs=0.1)
     assert not_clean.z == pytest.approx(9.56, abs=0.1)
     assert not helped([clean, not_clean, not_dirty, dirty])
-    assert helped([Subset("clean", 1, 0, -3), Subset("not clean", 1, 0, 3), Subset("not dirty", 1, 0, -2.1),
-                   Subset("dirty", 1, 0, 5)])  # fmt: skip
+    assert helped([Subset("clean", 1, 0.0, 0, -3), Subset("not clean", 1, 0.0, 0, 3),
+                   Subset("not dirty", 1, 0.0, 0, -2.1),
+                   Subset("dirty", 1, 0.0, 0, 5)])  # fmt: skip
