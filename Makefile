@@ -2,17 +2,21 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+TWO := -n 2 --dist loadfile
 
-.PHONY: run test slow check smoke serve bench clean
+.PHONY: run test slow drill check smoke serve bench clean
 
 run: $(READY)
 	$(BIN)/llama2 run
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not drill" $(TWO)  # threads that wait leave the core
 
 slow: $(READY)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow -n 2 --dist loadfile  # threads that wait leave the core
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m slow $(TWO)
+
+drill: $(READY)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m drill $(TWO)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

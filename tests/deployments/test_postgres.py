@@ -86,7 +86,7 @@ def database(tmp_path: Path) -> Iterator[str]:
         run("pg_ctl", "-D", data, "-m", "immediate", "stop")
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_prefect_and_mlflow_on_postgresql(database: str, tmp_path: Path) -> None:
     import psycopg2
 

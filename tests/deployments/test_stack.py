@@ -94,7 +94,7 @@ def committed(store: Store, kind: str, parents: dict[str, str]) -> str:
     return digest
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.parametrize("end", ["killed", "down"])
 def test_what_is_killed_is_started_again_and_nothing_outlives_the_stack(end: str, tmp_path: Path) -> None:
     stack = up(tmp_path, free_port(), free_port())

@@ -35,7 +35,7 @@ TALK = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_chat_model_is_taught_and_measured(
     model: Transformer, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ from tasks.runtime import Runtime
 from tasks.safety_recipe import ContextDistillationRecipe, SafetyScalingRecipe
 from tasks.tables import dialog_to_json
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.drill
 KINDS = {
     "unsafe": '{"category": "house"}',
     "borderline": '{"keyword": "cat"}',

@@ -65,7 +65,7 @@ def work(directory: Path) -> dict[str, Any]:
     return {"begun": begun}
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_another_machine_goes_on_and_a_third_fetches(
     prefect: None, bucket: ObjectStore, tmp_path: Path
 ) -> None:
@@ -83,7 +83,7 @@ def test_another_machine_goes_on_and_a_third_fetches(
     assert not [key for key, value in bucket.held().items() if SECRET.encode() in value]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_one_machine_builds_and_the_other_is_told_who(
     prefect: None, bucket: ObjectStore, tmp_path: Path
 ) -> None:
@@ -105,7 +105,7 @@ def test_one_machine_builds_and_the_other_is_told_who(
     holding.join()
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_what_could_not_be_sent_is_sent_by_the_next_run(
     prefect: None, bucket: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +162,7 @@ with store.building(kind, digest) as directory, mirror_of(runtime, print).workin
 """
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_machine_that_vanishes_is_waited_out(bucket: ObjectStore, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", BUILDER, str(tmp_path / "here"), URL, JOB.kind, JOB.digest]

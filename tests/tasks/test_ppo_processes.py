@@ -44,7 +44,7 @@ def run(command: list[str]) -> None:
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)])
 def test_two_processes_learn_what_one_does(
     parents: dict[str, Path],
@@ -64,7 +64,7 @@ def test_two_processes_learn_what_one_does(
         torch.testing.assert_close(shards[name], weight, atol=3e-5, rtol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_killed_on_two_processes_it_goes_on_bit_for_bit(parents: dict[str, Path], tmp_path: Path) -> None:
     recipe = SHORT.model_copy(update={"ppo": SHORT.ppo.model_copy(update={"iterations": 5, "patience": 5})})
     straight, broken = (told(tmp_path / name, parents, recipe) for name in ("straight", "broken"))

@@ -208,7 +208,7 @@ def test_a_smaller_model_with_another_tokenizer_learns_what_a_larger_one_said(
     assert tokenizer.digest == load_policy(small)[1].digest != load_policy(parents["chat"])[1].digest
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_both_flows_with_real_workers(parents: dict[str, Path], small: Path, tmp_path: Path) -> None:
     """Two rounds, the second over the first's samples; a smaller model learns from the second."""
     runtime = Runtime(home=tmp_path / "var", threads=1)

@@ -324,7 +324,7 @@ def llama(path: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         process.stdout.close()
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_worker_and_llama_cpp_are_killed_and_every_sample_is_there_once(
     parents: dict[str, Path], tmp_path: Path
 ) -> None:
