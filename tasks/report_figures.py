@@ -13,7 +13,7 @@ from markupsafe import Markup
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2", "#65a30d", "#db2777")
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "llama2",

@@ -178,14 +178,14 @@ def rate_table(facts: RoundsFacts) -> Table:
 
 def draw(facts: RoundsFacts) -> list[Figure]:
     """Return the page's charts."""
-    rates = list(facts.rates.values())
+    rates = [of for version, of in facts.rates.items() if not version.endswith("dpo")]
     path = [(100 * of["harmless"]["value"], 100 * of["helpful"]["value"]) for of in rates]
     curves = {
         domain: [(place, 100 * of[domain]["value"]) for place, of in enumerate(rates, 1)]
         for domain in ("helpful", "harmless")
     }
     kinds = {
-        kind: [(place, of[kind]) for place, of in enumerate(facts.points.values())]
+        kind: [(place, of[kind]) for place, of in enumerate(list(facts.points.values())[: len(rates) + 1])]
         for kind in next(iter(facts.points.values()))
     }
     return [
@@ -194,6 +194,12 @@ def draw(facts: RoundsFacts) -> list[Figure]:
             "Helpful against harmless, version by version (Llama 2 Figure 11)",
             curve_figure({"versions": [(50.0, 50.0), *path]}, "harmless, win rate over SFT", "helpful"),
         ),
-        Figure("rlhf-rates", "Win rate over SFT", curve_figure(curves, "version", "win + tie / 2, percent")),
-        Figure("rlhf-kinds", "Points by kind of prompt", curve_figure(kinds, "version", "mean points")),
+        Figure(
+            "rlhf-rates",
+            "Win rate over SFT",
+            curve_figure(curves, "version, in order", "win + tie / 2, percent"),
+        ),
+        Figure(
+            "rlhf-kinds", "Points by kind of prompt", curve_figure(kinds, "version, 0 is SFT", "mean points")
+        ),
     ]
