@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deployments.profiles import FOLDER, Profile, TeachProfile, load_profile
+from deployments.profiles import FOLDER, Profile, RoundsProfile, TeachProfile, load_profile
 from llama2_core.errors import ConfigError
 
 
@@ -17,6 +17,11 @@ def test_every_profile_validates(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "teach").glob("*.yaml")))
 def test_every_profile_of_teach_validates(name: str) -> None:
     assert load_profile(f"teach/{name}", [], TeachProfile).ghost_attention.retention.turns == (2, 4, 6, 20)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "rlhf").glob("*.yaml")))
+def test_every_profile_of_rounds_validates(name: str) -> None:
+    assert load_profile(f"rlhf/{name}", [], RoundsProfile).recipe.comparisons.batch == "V"
 
 
 def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:
@@ -81,6 +86,6 @@ def records(model: type[BaseModel]) -> set[type[BaseModel]]:
 
 
 def test_every_field_has_a_description() -> None:
-    for record in records(Profile) | records(TeachProfile):
+    for record in records(Profile) | records(TeachProfile) | records(RoundsProfile):
         for name, field in record.model_fields.items():
             assert field.description, f"{record.__name__}.{name}"
