@@ -27,7 +27,7 @@ from storage.disk import content_digest
 from tasks.corpus_recipe import CorpusRecipe, FileSource
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.drill,
     pytest.mark.timeout(1200),  # of a busy machine
     pytest.mark.skipif(
         importlib.util.find_spec("prefect_ray") is None,

@@ -141,7 +141,7 @@ def prepared(
     return recipe.model_dump_json(), alone, together
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(1200)
 def test_a_cut_cable_ends_the_job_on_both_hosts_and_the_next_run_resumes(
     hosts: None, tmp_path: Path, tokenizer: Tokenizer, write_tokens: Callable[[Path, np.ndarray], None]
@@ -185,7 +185,7 @@ def test_a_cut_cable_ends_the_job_on_both_hosts_and_the_next_run_resumes(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 @pytest.mark.timeout(1200)
 def test_sigterm_to_either_side_saves_the_step_it_came_at(
     tmp_path: Path, tokenizer: Tokenizer, write_tokens: Callable[[Path, np.ndarray], None]
