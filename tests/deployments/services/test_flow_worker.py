@@ -23,7 +23,7 @@ def run(state: StateType, pid: str | None) -> FlowRun:
     [
         (StateType.RUNNING, GONE, StateType.CRASHED),
         (StateType.RUNNING, f"{socket.gethostname()}:{GONE}", StateType.CRASHED),
-        (StateType.RUNNING, str(os.getpid()), StateType.CRASHED),  # a pid that is another process' now
+        pytest.param(StateType.RUNNING, str(os.getpid()), StateType.CRASHED, id="another process' now"),
         (StateType.RUNNING, f"elsewhere:{GONE}", None),
         (StateType.CANCELLING, GONE, StateType.CANCELLED),
         (StateType.PENDING, None, StateType.SCHEDULED),
