@@ -153,7 +153,7 @@ def main() -> None:
     try:
         app()
     except (Llama2Error, StorageError) as error:
-        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False)
+        Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
 
 
