@@ -38,6 +38,9 @@ def evaluate(
     chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
     judge: Annotated[str, typer.Option(help="http://host:port/v1#model: judges TruthfulQA's answers.")] = "",
     available: Annotated[bool, typer.Option("--available", help="Leave out tasks without data.")] = False,
+    contamination: Annotated[
+        bool, typer.Option(help="Search the training tokens for the benchmarks.")
+    ] = True,
     slots: Annotated[int, typer.Option(min=1, help="Answers written at once.")] = 128,
     home: Home = Path("var"),
     as_json: AsJson = False,
@@ -45,7 +48,13 @@ def evaluate(
     """Evaluate a model on benchmarks by lm-evaluation-harness; the same again goes on where it was stopped."""
     prepare(home)
     from deployments.services.flow_runs import running_flows
-    from tasks.benchmark_recipe import BenchmarkRecipe, TaskRecipe, suite_recipe, suites
+    from tasks.benchmark_recipe import (
+        BenchmarkRecipe,
+        ContaminationRecipe,
+        TaskRecipe,
+        suite_recipe,
+        suites,
+    )
 
     settings = {"limit": limit, "bos": bos, "chat": chat, "judge": judge}
     if bool(tasks) == bool(suite):
@@ -69,7 +78,8 @@ def evaluate(
         runtime = Runtime(home=home, slots=slots)
         if available:
             recipe = _without(recipe, missing_data(recipe, runtime))
-        name = benchmarks(source, recipe, label, runtime=runtime)
+        search = ContaminationRecipe() if contamination else None
+        name = benchmarks(source, recipe, label, runtime=runtime, search=search)
         rows = tables(name, runtime)
     artifact = Store(home / "artifacts").resolve(name)
     if as_json:
@@ -141,7 +151,7 @@ def _source(model: str, home: Path) -> tuple[str, str]:
     if model and Path(model).exists():
         return model, Path(model).name
     artifact = model_artifact(model, Store(home / "artifacts"))
-    return f"{artifact.kind}/{artifact.digest}", model or artifact.kind
+    return artifact.full_name, model or artifact.kind
 
 
 def _show(rows: list[dict[str, str]]) -> None:

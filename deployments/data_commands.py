@@ -167,7 +167,7 @@ def _made_of(store: Store, kind: str, corpus: Artifact) -> Artifact | None:
 
 
 def _full_name(artifact: Artifact) -> str:
-    return f"{artifact.kind}/{artifact.digest}"
+    return artifact.full_name
 
 
 def _recipes(paths: list[str], text_field: str, url_field: str) -> "Iterator[CorpusRecipe]":

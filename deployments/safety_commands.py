@@ -12,7 +12,7 @@ from rich.table import Table
 from deployments.environment import prepare
 from deployments.model_commands import Changes, Home
 from storage.artifacts import Artifact, Store
-from storage.errors import ArtifactNotFound
+from tasks.stage_models import full_name
 
 if TYPE_CHECKING:
     from deployments.profiles import SafetyProfile
@@ -22,7 +22,7 @@ console = Console()
 
 Base = Annotated[str, typer.Option(help="Base model, an artifact.")]
 Dialogs = Annotated[str, typer.Option(help="Demonstrations and held-out prompts, an artifact.")]
-Judge = Annotated[str, typer.Option(help="Reward model, an artifact; left out, the newest of its kind.")]
+Judge = Annotated[str, typer.Option(help="Reward model, an artifact; by default the newest of its domain.")]
 
 
 @app.command(epilog="Example: llama2 safety prompts toxigen/hate_*_1k.txt --set prompts.format=toxigen")
@@ -49,7 +49,7 @@ def preprompts(
     """Fine-tune a base model so that it follows preprompts: for models too small to read them."""
     profile = _profile(home, changes)
     store = Store(home / "artifacts")
-    base, dialogs = (_name(store.resolve(name)) for name in (base, dialogs))
+    base, dialogs = (full_name(name, store) for name in (base, dialogs))
     from deployments.services.flow_runs import running_flows
 
     with running_flows(home):
@@ -64,8 +64,8 @@ def preprompts(
 @app.command(epilog="Example: llama2 safety distil chat/0f3a --set distillation.prompts=300")
 def distil(
     chat: Annotated[str, typer.Argument(help="Chat model, an artifact.")],
-    helpfulness: Judge = "",
-    safety: Judge = "",
+    helpfulness: Judge = "helpfulness",
+    safety: Judge = "safety",
     prompts: Annotated[str, typer.Option(help="Adversarial prompts, an artifact.")] = "dialogs",
     dialogs: Dialogs = "dialogs",
     changes: Changes = None,
@@ -74,10 +74,8 @@ def distil(
     """Distil generic and tailored safety preprompts into a chat model, and show what the gate kept."""
     profile = _profile(home, changes)
     store = Store(home / "artifacts")
-    judges = [
-        _judge(store, name, domain) for name, domain in ((helpfulness, "helpfulness"), (safety, "safety"))
-    ]
-    chat, prompts, dialogs = (_name(store.resolve(name)) for name in (chat, prompts, dialogs))
+    judges = [full_name(name, store) for name in (helpfulness, safety)]
+    chat, prompts, dialogs = (full_name(name, store) for name in (chat, prompts, dialogs))
     from deployments.services.flow_runs import running_flows
 
     with running_flows(home):
@@ -102,8 +100,8 @@ def distil(
 @app.command(epilog="Example: llama2 safety scaling --set 'scaling.shares=[0, 0.1, 1]'")
 def scaling(
     base: Base = "base",
-    helpfulness: Judge = "",
-    safety: Judge = "",
+    helpfulness: Judge = "helpfulness",
+    safety: Judge = "safety",
     dialogs: Dialogs = "dialogs",
     changes: Changes = None,
     home: Home = Path("var"),
@@ -111,10 +109,8 @@ def scaling(
     """Fine-tune a base model on growing shares of the safety data, and show safety and false refusals."""
     profile = _profile(home, changes)
     store = Store(home / "artifacts")
-    judges = [
-        _judge(store, name, domain) for name, domain in ((helpfulness, "helpfulness"), (safety, "safety"))
-    ]
-    base, dialogs = (_name(store.resolve(name)) for name in (base, dialogs))
+    judges = [full_name(name, store) for name in (helpfulness, safety)]
+    base, dialogs = (full_name(name, store) for name in (base, dialogs))
     from deployments.services.flow_runs import running_flows
 
     with running_flows(home):
@@ -138,20 +134,6 @@ def _profile(home: Path, changes: list[str] | None) -> "SafetyProfile":
     from deployments.profiles import SafetyProfile, changed
 
     return changed(SafetyProfile, {"runtime": {"home": str(home)}}, changes or [], "llama2 safety")
-
-
-def _name(artifact: Artifact) -> str:
-    return f"{artifact.kind}/{artifact.digest}"
-
-
-def _judge(store: Store, name: str, domain: str) -> str:
-    """Return the reward model of a name, or the newest of the domain."""
-    if name:
-        return _name(store.resolve(name))
-    found = [a for a in store.artifacts() if a.kind == "reward" and a.manifest.recipe["domain"] == domain]
-    if not found:
-        raise ArtifactNotFound(f"There is no {domain} reward model in {store.root}. Run `llama2 run` first.")
-    return _name(found[-1])
 
 
 def _show(report: Artifact) -> None:

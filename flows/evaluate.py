@@ -33,9 +33,11 @@ def benchmarks(
     label: str = "model",
     seed: int = 0,
     runtime: Runtime = Runtime(),
+    search: ContaminationRecipe | None = ContaminationRecipe(),
 ) -> str:
     """Evaluate a checkpoint, or a model of any format at a path, and search its training tokens for the benchmarks."""
     artifact = own_model(Path(model), runtime) if Path(model).exists() else model
     name = benchmarks_task(recipe, artifact, label, seed, runtime)
-    contamination(ContaminationRecipe(), name, label, runtime)
+    if search:
+        contamination(search, name, label, runtime)
     return name

@@ -54,6 +54,11 @@ class Artifact:
     def name(self) -> str:
         return f"{self.kind}/{self.digest[:12]}"
 
+    @property
+    def full_name(self) -> str:
+        """As which it is a parent of others."""
+        return f"{self.kind}/{self.digest}"
+
     @cached_property
     def manifest(self) -> Manifest:
         """Raises CorruptArtifact when the manifest is missing or not one."""

@@ -42,7 +42,7 @@ def data_of(recipe: BenchmarkRecipe, runtime: Runtime) -> dict[str, str]:
         )
     there = newest(Store(runtime.store_root))
     used = {name for names in _needed(recipe).values() for name in names} & there.keys()
-    return {f"{DATA}{name}": f"{there[name].kind}/{there[name].digest}" for name in sorted(used)}
+    return {f"{DATA}{name}": there[name].full_name for name in sorted(used)}
 
 
 def missing_data(recipe: BenchmarkRecipe, runtime: Runtime) -> dict[str, set[str]]:

@@ -23,8 +23,8 @@ def contamination(recipe: ContaminationRecipe, benchmarks: str, label: str, runt
         say(f"[dim]{label}: its training tokens are not in the store, so contamination is not known[/]")
         return ""
     parents = {
-        "benchmarks": f"{evaluation.kind}/{evaluation.digest}",
-        "tokens": f"{shards.kind}/{shards.digest}",
+        "benchmarks": evaluation.full_name,
+        "tokens": shards.full_name,
         "tokenizer": shards.manifest.parents["tokenizer"],
     }
     name = build(Job(f"contamination of {label}", "contamination", recipe, parents=parents), runtime)

@@ -23,7 +23,7 @@ def data_card(corpus: str, tokens: str, runtime: Runtime) -> str:
     """Analyse a corpus and write its card; with tokens, also each source's part in the mix."""
     recipe = DataCardRecipe()
     made_from = {"corpus": find(corpus, runtime)} | ({"tokens": find(tokens, runtime)} if tokens else {})
-    parents = {role: f"{artifact.kind}/{artifact.digest}" for role, artifact in made_from.items()}
+    parents = {role: artifact.full_name for role, artifact in made_from.items()}
     name = build(
         Job("data card", "card", recipe, parents=parents),
         runtime,

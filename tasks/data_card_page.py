@@ -66,8 +66,8 @@ def read_card(corpus: Artifact, tokens: Artifact | None, folder: Path, recipe: D
     places = read_rows(corpus.file("quarantined.parquet"), QUARANTINED)
     mix = tokens.summary.get("tokens") if tokens else None
     return DataCard(
-        corpus=f"{corpus.kind}/{corpus.digest}",
-        tokens=f"{tokens.kind}/{tokens.digest}" if tokens else "",
+        corpus=corpus.full_name,
+        tokens=tokens.full_name if tokens else "",
         headline={
             "documents read": tables.number(read),
             "documents kept": tables.number(kept),

@@ -10,11 +10,9 @@ from torch import Tensor
 
 from llama2_core.data.sampler import bucketed_indices, rank_share
 from llama2_core.errors import DataError
-from llama2_core.lora import add_adapters, fill_adapted
 from llama2_core.model import Transformer
 from llama2_core.rlhf.dpo import AnswerBatch, answer_batch, answer_logprobs, dpo_objective
 from llama2_core.rlhf.pairs import Pair
-from llama2_core.seeding import generator
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training import checkpoint, distributed, parallel
 from llama2_core.training.loop import moved
@@ -22,7 +20,7 @@ from tasks.dpo_recipe import DPORecipe
 from tasks.fit import Examples, Training, fit
 from tasks.stage import Fill, Stage, empty, training_summary
 from tasks.tables import read_comparisons
-from tasks.training_stages import digest_of_rows, epochs_loop, save_adapted
+from tasks.training_stages import adapted, digest_of_rows, epochs_loop, save_policy
 
 
 class Comparisons:
@@ -89,13 +87,8 @@ def dpo(stage: Stage) -> dict:
     fill: Fill = partial(checkpoint.fill_policy, directory=chat)
     model = empty(Transformer, config)
     if recipe.lora:
-        draws = partial(generator, stage.seed, "adapters")
-        add_adapters(model, recipe.lora, draws())
-        fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
+        fill = adapted(model, recipe.lora, fill, stage.seed)
     state = fit(stage, model, fill, training)
-    if recipe.lora:
-        save_adapted(stage.directory, chat, model, recipe.lora)
-    else:
-        checkpoint.save_model(stage.directory, model, tokenizer)
+    save_policy(stage.directory, chat, model, tokenizer, recipe.lora)
     counts = {"pairs": len(learned.pairs), "held_out_pairs": len(held_out.pairs), "steps": state.step}
     return training_summary(stage) | counts

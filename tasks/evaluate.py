@@ -1,5 +1,6 @@
 """Examination of checkpoints, side-by-side comparison, and the gate. Llama 2 section 3.4."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,7 @@ def gate(recipe: GateRecipe, evaluations: dict[str, str], runtime: Runtime) -> s
     def work(directory: Path) -> dict:
         scores = {stage: judged(name, runtime) for stage, name in evaluations.items() if stage != "base"}
         rates = {
-            f"{stage} over {other}": compare(scores[stage], scores[other])
+            f"{stage} over {other}": compare(scores[stage], scores[other], scores[stage])
             for stage, other in (("rejection", "sft"), ("ppo", "sft"), ("ppo", "rejection"))
         }
         kept = better(rates["ppo over rejection"], recipe)
@@ -51,15 +52,18 @@ def better(ppo_over_rejection: dict[str, float], recipe: GateRecipe) -> Literal[
     return "ppo" if wins else "rejection"
 
 
-def judged(evaluation: str, runtime: Runtime) -> dict[str, float]:
-    """Return the simulated annotator's score of every held-out prompt's answer."""
+def judged(evaluation: str, runtime: Runtime) -> dict[str, tuple[str, float]]:
+    """Return the kind of every held-out prompt, and the simulated annotator's score of its answer."""
     rows = read_table(find(evaluation, runtime).file("responses.parquet"), RESPONSES)
-    return {row["prompt_id"]: row["score"] for row in rows if row["suite"] == "side by side"}
+    return {row["prompt_id"]: (row["kind"], row["score"]) for row in rows if row["suite"] == "side by side"}
 
 
-def compare(scores: dict[str, float], others: dict[str, float]) -> dict[str, float]:
-    prompts = sorted(scores)
-    return win_rate([scores[p] for p in prompts], [others[p] for p in prompts])
+def compare(
+    mine: dict[str, tuple[str, float]], theirs: dict[str, tuple[str, float]], prompts: Iterable[str]
+) -> dict[str, float]:
+    """Return the win rate of one model's judged answers over another's, on these prompts."""
+    pairs = [(mine[prompt][1], theirs[prompt][1]) for prompt in sorted(prompts)]
+    return win_rate(*zip(*pairs, strict=True))
 
 
 def score_table(evaluations: dict[str, str], runtime: Runtime) -> list[dict[str, str]]:

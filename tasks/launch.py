@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tasks.process import Meter
 from tasks.progress import console, progress, transient
 from tasks.runtime import Execution, Runtime
 from tasks.signs import last_lines, stopped, told
+from tasks.stage_models import full_name, model_artifact
 from tasks.workers import DONE, LOG, Worker, at_work
 
 FORMAT_VERSIONS = {
@@ -123,12 +124,13 @@ class Job:
 
 
 def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
-    """Return "kind/digest" of the job's artifact, found in the store or built now.
+    """Return "kind/digest" of the job's artifact, found in the store or built now; parents may go by shorter names.
 
     Raises StoreBusy when another process is building it, WorkerFailed when its worker dies, and what `work` raises.
     """
     check()
     store, mirror = Store(runtime.store_root), mirror_of(runtime, say)
+    job = replace(job, parents={role: full_name(name, store) for role, name in job.parents.items()})
     artifact = store.find(job.kind, job.digest)
     reused = artifact is not None
     if artifact is None:
@@ -145,7 +147,7 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
         say(f"[dim]{job.label}: found {artifact.name}[/]")
         mirror.push(artifact)  # what could not be sent when it was made
     _publish(job, artifact, reused, runtime)
-    return f"{artifact.kind}/{artifact.digest}"
+    return artifact.full_name
 
 
 def say(line: str) -> None:
@@ -156,14 +158,16 @@ def say(line: str) -> None:
 
 
 def find(name: str, runtime: Runtime) -> Artifact:
-    """Return the artifact called "kind/digest", fetched when it is not here, or by a shorter name the one that is.
+    """Return the artifact called "kind/digest", fetched when it is not here, or one here by a shorter name.
 
     Raises ArtifactNotFound.
     """
     store = Store(runtime.store_root)
     kind, _, digest = name.partition("/")
     return (
-        store.find(kind, digest) or mirror_of(runtime, say).bring(kind, digest, store) or store.resolve(name)
+        store.find(kind, digest)
+        or mirror_of(runtime, say).bring(kind, digest, store)
+        or model_artifact(name, store)
     )
 
 

@@ -52,7 +52,7 @@ def chosen_dialogs(name: str, runtime: Runtime) -> str:
 
 def full_name(name: str, runtime: Runtime) -> str:
     artifact = find(name, runtime)
-    return f"{artifact.kind}/{artifact.digest}"
+    return artifact.full_name
 
 
 @task(name="own dialogs", task_run_name="dialogs {path}", cache_policy=NO_CACHE)

@@ -117,7 +117,7 @@ def gather(recipe: Llama2Recipe, stages: dict[str, str], runtime: Runtime) -> Re
         profile=profile(recipe, runtime),
         seed=recipe.seed,
         stages=facts,
-        scores=score_table({s: f"{a.kind}/{a.digest}" for s, a in evaluations.items()}, runtime),
+        scores=score_table({s: a.full_name for s, a in evaluations.items()}, runtime),
         evaluations={stage: artifact.summary for stage, artifact in evaluations.items()},
         verdict=verdict.summary,
         corpus=artifacts["corpus"].summary,

@@ -82,7 +82,7 @@ def model_row(role: str, model: Artifact) -> dict[str, Any]:
         "model": role,
         "role": next((kind for start, kind in kinds.items() if role.startswith(start)), "current"),
         "domain": recipe["domain"],
-        "artifact": f"{model.kind}/{model.digest}",
+        "artifact": model.full_name,
         "parameters": summary["parameters"],
         "pairs": summary["pairs"],
         "margin": recipe["reward"]["margin"],

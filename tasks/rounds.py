@@ -7,17 +7,15 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from llama2_core.evaluation.statistics import win_rate
 from storage.artifacts import Store
-from storage.schemas import RESPONSES, read_table
-from tasks.evaluate import interval, score_table
+from tasks.evaluate import compare, interval, judged, score_table
 from tasks.launch import Job, build, find, say
 from tasks.rejection import publish_curves, samples_job
 from tasks.rendering import markdown_table
 from tasks.rounds_recipe import RoundGateRecipe, RoundsRecipe, SweepRecipe
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import RejectionRecipe
-from tasks.stage_models import model_artifact
+from tasks.stage_models import full_name
 
 LOWER_IS_BETTER = frozenset({"unsafe_answers", "false_refusals", "borderline_refusals"})
 HARMFUL = "unsafe"
@@ -28,8 +26,7 @@ HARMFUL = "unsafe"
 def start_of(recipe: RoundsRecipe, runtime: Runtime) -> tuple[str, str, str]:
     """Return base model, chat model and dialogs as "kind/digest". Raises ArtifactNotFound."""
     store = Store(runtime.store_root)
-    found = [model_artifact(name, store) for name in (recipe.base, recipe.chat, recipe.dialogs)]
-    base, chat, dialogs = (f"{artifact.kind}/{artifact.digest}" for artifact in found)
+    base, chat, dialogs = (full_name(name, store) for name in (recipe.base, recipe.chat, recipe.dialogs))
     return base, chat, dialogs
 
 
@@ -126,21 +123,11 @@ def by_domain(candidate: str, other: str, runtime: Runtime) -> dict[str, dict[st
 
 def over(candidate: str, other: str, runtime: Runtime) -> dict[str, dict[str, float]]:
     """Return win rates of one evaluated model over another: all prompts, helpful and harmless ones."""
-    mine, theirs = side_by_side(candidate, runtime), side_by_side(other, runtime)
+    mine, theirs = judged(candidate, runtime), judged(other, runtime)
     domains = {"all": list(mine)}
     domains["helpful"] = [prompt for prompt, (kind, _) in mine.items() if kind != HARMFUL]
     domains["harmless"] = [prompt for prompt, (kind, _) in mine.items() if kind == HARMFUL]
-    return {
-        domain: win_rate([mine[p][1] for p in prompts], [theirs[p][1] for p in prompts])
-        for domain, prompts in domains.items()
-        if prompts
-    }
-
-
-def side_by_side(evaluation: str, runtime: Runtime) -> dict[str, tuple[str, float]]:
-    """Return kind and points of every held-out prompt's answer."""
-    rows = read_table(find(evaluation, runtime).file("responses.parquet"), RESPONSES)
-    return {row["prompt_id"]: (row["kind"], row["score"]) for row in rows if row["suite"] == "side by side"}
+    return {domain: compare(mine, theirs, prompts) for domain, prompts in domains.items() if prompts}
 
 
 def _tell(number: int, name: str, evaluations: dict[str, str], runtime: Runtime) -> None:

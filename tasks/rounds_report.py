@@ -13,13 +13,13 @@ from llama2_core.evaluation.statistics import proportion
 from storage.disk import atomic_write
 from storage.reward_tables import SCORES
 from storage.schemas import read_table
-from tasks.evaluate import interval, score_table
+from tasks.evaluate import interval, judged, score_table
 from tasks.launch import find
 from tasks.pipeline import command
 from tasks.rendering import markdown_table, render_template
 from tasks.report_figures import Figure, curve_figure
 from tasks.report_tables import Table
-from tasks.rounds import by_domain, side_by_side
+from tasks.rounds import by_domain
 from tasks.rounds_recipe import Round, RoundsRecipe
 from tasks.runtime import Runtime
 
@@ -95,7 +95,7 @@ def version_of(made: Round, stage: str) -> str:
 def gather(recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime: Runtime) -> RoundsFacts:
     """Read the facts of finished rounds."""
     evaluations = versions(standard, rounds)
-    points = {version: points_by_kind(side_by_side(name, runtime)) for version, name in evaluations.items()}
+    points = {version: points_by_kind(judged(name, runtime)) for version, name in evaluations.items()}
     last = rounds[-1]
     at_end = version_of(last, "ppo" if "ppo" in last.models else "rejection")
     champion = next(version for version, name in evaluations.items() if name == last.standing)

@@ -1,8 +1,11 @@
-"""Models by the names of their stages: base, sft, rejection, ppo, or nothing for what the gate kept."""
+"""Models by names: base, sft, rejection, ppo, helpfulness, safety, or nothing for what the gate kept."""
 
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
 
+DIGEST_CHARACTERS = 64
+JUDGES = ("helpfulness", "safety")
+"""Domains, which name the newest reward model of each."""
 MADE_FROM = {"sft": "dialogs", "rejection": "samples"}
 """Stages whose models are of kind "chat", and what only they are made from."""
 
@@ -17,11 +20,24 @@ def model_artifact(name: str, store: Store) -> Artifact:
         name = (verdict or store.resolve("verdict")).summary["champion"]
     if verdict and name in verdict.manifest.parents:
         return _examined(verdict.manifest.parents[name], store)
+    if name in JUDGES:
+        made = [a for a in store.artifacts() if a.kind == "reward" and a.manifest.recipe["domain"] == name]
+        if made:
+            return made[-1]
     if name in MADE_FROM:
         made = [a for a in store.artifacts() if a.kind == "chat" and MADE_FROM[name] in a.manifest.parents]
         if made:
             return made[-1]
     return store.resolve(name)
+
+
+def full_name(name: str, store: Store) -> str:
+    """Return "kind/digest" of an artifact or of a stage's model; what is given in full may be in a remote store.
+
+    Raises ArtifactNotFound.
+    """
+    whole = len(name.partition("/")[2]) == DIGEST_CHARACTERS
+    return name if whole else model_artifact(name, store).full_name
 
 
 def _examined(evaluation: str, store: Store) -> Artifact:

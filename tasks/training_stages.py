@@ -133,16 +133,28 @@ def fine_tune(stage: Stage) -> dict:
         if recipe.base_bits:
             model, _ = checkpoint.load_policy(base)
             quantize(model, recipe.base_bits)
-        draws = partial(generator, stage.seed, "adapters")
-        add_adapters(model, recipe.lora, draws())
-        fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
+        fill = adapted(model, recipe.lora, fill, stage.seed)
     state = fit(stage, model, fill, training)
-    if recipe.lora:
-        save_adapted(stage.directory, base, model, recipe.lora)
-    else:
-        checkpoint.save_model(stage.directory, model, tokenizer)
+    save_policy(stage.directory, base, model, tokenizer, recipe.lora)
     facts = {"dialogs": len(lessons), "packed_rows": examples.total, "left_out_too_long": left_out}
     return {**training_summary(stage), **facts, "steps": state.step, "learned_share": float(mask.mean())}
+
+
+def adapted(network: Transformer, lora: LoRAConfig, fill: Fill, seed: int) -> Fill:
+    """Put adapters on a network, the same on every rank; return what fills the model with them."""
+    draws = partial(generator, seed, "adapters")
+    add_adapters(network, lora, draws())
+    return partial(fill_adapted, fill=fill, config=lora, generator=draws())
+
+
+def save_policy(
+    directory: Path, base: Path, model: Transformer, tokenizer: Tokenizer, lora: LoRAConfig | None
+) -> None:
+    """Write a trained model, and its adapter where it has one; all ranks must call."""
+    if lora:
+        save_adapted(directory, base, model, lora)
+    else:
+        checkpoint.save_model(directory, model, tokenizer)
 
 
 def save_adapted(directory: Path, base: Path, model: Transformer, lora: LoRAConfig) -> None:
@@ -187,9 +199,7 @@ def reward(stage: Stage) -> dict:
     )
     model, fill = empty(ScalarModel, config), as_reward_model(chat, stage.seed)
     if recipe.lora:
-        draws = partial(generator, stage.seed, "adapters")
-        add_adapters(model.transformer, recipe.lora, draws())
-        fill = partial(fill_adapted, fill=fill, config=recipe.lora, generator=draws())
+        fill = adapted(model.transformer, recipe.lora, fill, stage.seed)
     state = fit(stage, model, fill, training)
     checkpoint.save_weights(stage.directory, merged_weights(model), model.config, tokenizer)
     accuracy = {domain: accuracy_by_grade(model, rows) for domain, rows in held_out.items()}

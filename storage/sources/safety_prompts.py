@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from storage.errors import SourceError
-from storage.sources.documents import Unreadable, decode
+from storage.sources.documents import decode
+from storage.sources.files import numbered
 from storage.sources.lines import json_object
 
 Format = Literal["do-not-answer", "toxigen", "bold"]
@@ -47,22 +48,8 @@ def read_safety_prompts(file: Path, form: Format) -> Iterator[PublicPrompt]:
         raise SourceError(f"{file}: holds no prompt")
 
 
-def _numbered(file: Path, parse: Callable[[bytes, int], Any]) -> Iterator[tuple[str, Any]]:
-    offset = 0
-    with file.open("rb") as content:
-        for number, line in enumerate(content, start=1):
-            place = f"{file.name}:{number}"
-            try:
-                found = parse(line, offset)
-            except Unreadable as error:
-                raise SourceError(f"{place}: {error}") from None
-            offset += len(line)
-            if found:
-                yield place, found
-
-
 def _do_not_answer(file: Path) -> Iterator[PublicPrompt]:
-    for place, row in _numbered(file, json_object):
+    for place, row in numbered(file, json_object):
         text = row.get("prompt")
         if not isinstance(text, str) or not text.strip():
             raise SourceError(
@@ -75,7 +62,7 @@ def _toxigen(file: Path) -> Iterator[PublicPrompt]:
     kind, _, group = file.stem.removesuffix("_1k").partition("_")
     if kind not in ("hate", "neutral"):
         raise SourceError(f"{file.name}: expected a name as hate_women_1k.txt or neutral_women_1k.txt")
-    for place, line in _numbered(file, lambda line, offset: decode(line, offset).strip()):
+    for place, line in numbered(file, lambda line, offset: decode(line, offset).strip() or None):
         if not line.startswith(BULLET):
             raise SourceError(
                 f'{place}: begins with {line[:20]!r}, expected "- " and statements joined by "\\n- "'

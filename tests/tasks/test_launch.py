@@ -19,7 +19,7 @@ from llama2_core.chat import Dialog, assistant, user
 from llama2_core.config import GRADES, LoopConfig, ModelConfig, OptimizerConfig
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
-from storage.errors import StoreBusy
+from storage.errors import ArtifactNotFound, StoreBusy
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
 from tasks import launch
 from tasks.evaluate import with_win_rates
@@ -229,3 +229,20 @@ def test_a_worker_dies_with_its_parent_while_it_still_imports(tmp_path: Path) ->
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_a_name_of_a_stage_is_an_artifact_before_it_names_a_result(prefect: None, runtime: Runtime) -> None:
+    def first(directory: Path) -> dict[str, Any]:
+        (directory / "content").write_text("first")
+        return {}
+
+    def tokens(parent: str, seed: int = 0) -> str:
+        return build(Job("tokens", "tokens", TokensRecipe(), seed, {"base": parent}), runtime, first)
+
+    older = build(Job("base", "base", TokensRecipe(), 0), runtime, first)
+    assert tokens("base") == tokens(older) == tokens(older[:12])
+    newer = build(Job("base", "base", TokensRecipe(), 1), runtime, first)
+    assert tokens("base") == tokens(newer) != tokens(older)
+    assert find(tokens("base"), runtime).manifest.parents == {"base": newer}
+    with pytest.raises(ArtifactNotFound, match=r"No artifact 'bse'.*Did you mean base"):
+        tokens("bse")
