@@ -22,8 +22,11 @@ def model_artifact(name: str, store: Store) -> Artifact:
         return _examined(verdict.manifest.parents[name], store)
     if name in JUDGES:
         made = [a for a in store.artifacts() if a.kind == "reward" and a.manifest.recipe["domain"] == name]
-        if made:
-            return made[-1]
+        if not made:
+            raise ArtifactNotFound(
+                f"There is no {name} reward model in {store.root}. Run `llama2 run` first."
+            )
+        return made[-1]
     if name in MADE_FROM:
         made = [a for a in store.artifacts() if a.kind == "chat" and MADE_FROM[name] in a.manifest.parents]
         if made:

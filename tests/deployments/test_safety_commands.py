@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from deployments.profiles import SafetyProfile, changed
-from deployments.safety_commands import _judge
 from llama2_core.errors import ConfigError
 from storage.artifacts import Store, digest_of
 from storage.errors import ArtifactNotFound
+from tasks.stage_models import full_name
 
 
 def reward_model(store: Store, domain: str, seed: int) -> str:
@@ -33,10 +33,10 @@ def test_the_newest_reward_model_of_the_domain_judges_unless_one_is_named(tmp_pa
     store = Store(tmp_path)
     old, new = (reward_model(store, "safety", seed) for seed in (1, 2))
     reward_model(store, "helpfulness", 3)
-    assert _judge(store, "", "safety") == new
-    assert _judge(store, old[:15], "safety") == old
+    assert full_name("safety", store) == new
+    assert full_name(old[:15], store) == old
     with pytest.raises(ArtifactNotFound, match="There is no helpfulness reward model"):
-        _judge(Store(tmp_path / "nothing"), "", "helpfulness")
+        full_name("helpfulness", Store(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize(

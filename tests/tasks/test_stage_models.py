@@ -1,4 +1,4 @@
-"""Names of stages lead to their models: of the newest run that came to its gate, reward models by domain."""
+"""Names of stages lead to their models: of the newest run that came to its gate."""
 
 from pathlib import Path
 
@@ -37,12 +37,6 @@ def test_each_stage_has_its_model(tmp_path: Path) -> None:
     examined = committed(store, "evaluation", 4, {"model": sft.full_name})
     committed(store, "verdict", 5, {"sft": examined.full_name}, champion="sft")
     assert model_artifact("sft", store).digest == model_artifact("", store).digest == sft.digest
-    helpful = committed(store, "reward", 6, {}, domain="helpfulness")
-    safe = committed(store, "reward", 7, {}, domain="safety")
-    assert [full_name(name, store) for name in ("helpfulness", "safety")] == [
-        helpful.full_name,
-        safe.full_name,
-    ]
 
 
 def test_a_whole_name_may_be_elsewhere_and_a_short_one_may_not(tmp_path: Path) -> None:
