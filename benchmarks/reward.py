@@ -81,7 +81,9 @@ def ours(job: Job, turn: Callable[[], None]) -> None:
     from llama2_core.training.optim import adamw
     from llama2_core.training.parallel import arrange, autocasting
     from tasks.fit import split
+    from tasks.process import reuse_freed_memory
 
+    reuse_freed_memory()  # as a worker does
     model, learned = ScalarModel(job.config), pairs(job)
     initialise(model, job.config, torch.Generator().manual_seed(0))
     arrange(model, MeshConfig(), job.precision)

@@ -127,7 +127,9 @@ def ours(job: Job, clock: Clock, lora: LoRAConfig | None = None) -> None:
     from llama2_core.rlhf.rollout import Rollout, assemble
     from llama2_core.training.loop import TrainState
     from llama2_core.training.optim import adamw
+    from tasks.process import reuse_freed_memory
 
+    reuse_freed_memory()  # as a worker does
     learner, judges = models(job.config, lora)
     config = PPOConfig(
         iterations=job.rounds + 1,
@@ -259,7 +261,9 @@ def answers(config: ModelConfig) -> list[tuple[list[int], int]]:
 
 def our_samples(job: Job, clock: Clock) -> None:
     from llama2_core.generate import generate
+    from tasks.process import reuse_freed_memory
 
+    reuse_freed_memory()  # as a worker does
     policy = models(job.config)[0].policy
     requests = [request(row, seed, tokens) for seed, (row, tokens) in enumerate(answers(job.config))]
     for _ in range(job.rounds + 1):

@@ -47,7 +47,7 @@ SIZES = {
     "0.9M": Size(rows=16, tokens=128, steps=20, rounds=7),
     "5M": Size(rows=16, tokens=256, steps=3, rounds=5),
     "15M": Size(rows=8, tokens=256, steps=2, rounds=5),
-    "110M": Size(rows=2, tokens=512, steps=1, rounds=3),
+    "110M": Size(rows=2, tokens=512, steps=2, rounds=5),
 }
 
 
@@ -107,7 +107,9 @@ def run_of(job: Job) -> "tuple[TrainState, Objective, Batches, LoopConfig]":
     from llama2_core.training.objectives import TokenBatch, next_token_objective
     from llama2_core.training.optim import adamw
     from llama2_core.training.parallel import arrange, autocasting
+    from tasks.process import reuse_freed_memory
 
+    reuse_freed_memory()  # as a worker does
     model = Transformer(job.config)
     initialise(model, job.config, torch.Generator().manual_seed(0))
     arrange(model, MeshConfig(), job.precision, compiled=job.compiled)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llama2_core import blocked_attention
+from llama2_core.blocked_attention import BlockedAttention
 from llama2_core.cache import DocumentWindow, KVCache, TreeCache, Window
 from llama2_core.config import ModelConfig
 from llama2_core.footprint import NARROW
@@ -51,6 +53,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: Window | None, dropout: floa
     if q.is_cpu and torch.is_autocast_enabled("cpu") and q.shape[-1] < NARROW:
         with torch.autocast("cpu", enabled=False):
             return attend(q.float(), k.float(), v.float(), window, dropout).type_as(v)
+    if window is None and not dropout and blocked_attention.is_for(q, k):
+        return BlockedAttention.apply(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2)  # type: ignore
     return F.scaled_dot_product_attention(
         q.transpose(1, 2),
         k.transpose(1, 2),

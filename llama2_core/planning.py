@@ -15,9 +15,9 @@ MOVES, MOVES_AGAIN = 5, 2
 checkpointed, it is written and read twice."""
 MEASURED_UTILISATION = 0.85
 """What products of a model's shapes reach of a large square one's speed (benchmarks/planner.py)."""
-UPDATE_BYTES = 48
-"""Moved for a parameter in an update: gradients written, read for their norm, read and written by clipping; then AdamW
-reads weight, gradient and moments, and writes all but the gradient."""
+UPDATE_BYTES = 36
+"""Moved for a parameter in an update: gradients written, and read for their norm; then AdamW reads weight, gradient
+and moments, and writes all but the gradient."""
 
 
 class PeakFlops(Record):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.process import Meter, die_with_parent, release_freed_memory
+from tasks.process import Meter, die_with_parent, release_freed_memory, reuse_freed_memory
 
 if (
     __name__ == "__main__"
@@ -18,6 +18,7 @@ if (
     if "RANK" in os.environ and os.getppid() == 1:
         sys.exit("torchrun has ended before this rank began")
     die_with_parent()
+    reuse_freed_memory()
 
 import torch
 

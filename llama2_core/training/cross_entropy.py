@@ -52,12 +52,12 @@ class _FusedCrossEntropy(torch.autograd.Function):
         matrix = weight.to(dtype)
         losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
         of_hidden = torch.zeros_like(hidden) if wanted[0] else None
-        of_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted[1] else None
+        of_weight = torch.empty_like(weight, dtype=torch.float32) if wanted[1] else None
         counted = (targets != IGNORED).nonzero().squeeze(1)
-        for chunk in counted.split(max(1, CHUNK_BYTES[kind] // (4 * len(weight)))):
+        for number, chunk in enumerate(counted.split(max(1, CHUNK_BYTES[kind] // (4 * len(weight))))):
             answers = targets[chunk] - first
             losses[chunk], slopes = _pass(
-                hidden[chunk].to(dtype), matrix, answers, smoothing, group, of_weight
+                hidden[chunk].to(dtype), matrix, answers, smoothing, group, of_weight, number == 0
             )
             if of_hidden is not None:
                 of_hidden[chunk] = product(slopes, matrix.T).to(hidden.dtype)
@@ -87,14 +87,16 @@ def _pass(
     smoothing: float,
     group: dist.ProcessGroup | None,
     of_weight: Tensor | None,
+    first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return a chunk's losses [C] and slopes [C, V], and add to the weight's gradient."""
+    """Return a chunk's losses [C] and slopes [C, V], and begin the weight's gradient or add to it."""
     logits = product(states, matrix).float()
     losses = _losses(logits, targets, smoothing, group)
     slopes = logits.to(states.dtype)
     if of_weight is not None:
         for part, piece in zip(of_weight.split(PIECE), slopes.split(PIECE, 1), strict=True):
-            part += product(piece.T, states.T)
+            slope = product(piece.T, states.T)
+            part.copy_(slope) if first else part.add_(slope)
     return losses, slopes
 
 
