@@ -23,7 +23,7 @@ def die_with_parent() -> None:
 
 
 def reuse_freed_memory() -> None:
-    """Have large tensors lie where earlier ones lay: given back to the system, as glibc does, each costs page faults."""
+    """Have large tensors lie where earlier ones lay; given back to the system, as by default, they cost page faults."""
     if sys.platform == "linux":
         with suppress(AttributeError):
             ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
