@@ -128,7 +128,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Tokens [B, T] to logits [B, T, V]; `hidden` stops before the output layer."""
+    """Tokens [B, T] to logits [B, T, V], or [N, V] of N places; `hidden` stops before the output layer."""
 
     table: Tensor
     """Of rotary or sinusoidal positions up to the longest sequence."""
@@ -206,9 +206,15 @@ class Transformer(nn.Module):
         return self.table
 
     def forward(
-        self, tokens: Tensor, cache: KVCache | None = None, positions: Tensor | None = None
+        self,
+        tokens: Tensor,
+        cache: KVCache | None = None,
+        positions: Tensor | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        return self.output(self.hidden(tokens, cache, positions)).float()
+        """Return float32 logits everywhere, or at the places alone that a bool [B, T] marks."""
+        states = self.hidden(tokens, cache, positions)
+        return self.output(states if places is None else states[places]).float()
 
 
 class ScalarModel(nn.Module):

@@ -19,9 +19,9 @@ class ActorCritic(nn.Module):
         self.policy = policy
         self.value_model = value_model
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the predictions' logits [B, T - 1, V] and values [B, T - 1], both float32."""
-        return self.policy(tokens[:, :-1]), self.value_model(tokens[:, :-1])
+    def forward(self, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits [N, V] of predictions that bool [B, T - 1] marks, and all values [B, T - 1], float32."""
+        return self.policy(tokens[:, :-1], places=places), self.value_model(tokens[:, :-1])
 
 
 @dataclass(frozen=True)

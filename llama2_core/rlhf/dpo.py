@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from llama2_core.generate import pad_right
 from llama2_core.rlhf.pairs import Pair
+from llama2_core.rlhf.rollout import chosen_logprobs, spread
 from llama2_core.training.loop import Loss
 
 
@@ -41,9 +42,8 @@ def answer_logprobs(model: Any, batch: AnswerBatch) -> Tensor:
 
     Logits are made of the answers' places alone: prompts are most of a comparison.
     """
-    hidden = model.hidden(batch.tokens[:, :-1])[batch.mask]
-    found = -F.cross_entropy(model.output(hidden).float(), batch.tokens[:, 1:][batch.mask], reduction="none")
-    return torch.zeros_like(batch.mask, dtype=found.dtype).masked_scatter(batch.mask, found).sum(1)
+    logits = model(batch.tokens[:, :-1], places=batch.mask)
+    return spread(chosen_logprobs(logits, batch.tokens, batch.mask), batch.mask).sum(1)
 
 
 def dpo_loss(log_ratios: Tensor, beta: float) -> Tensor:

@@ -13,7 +13,7 @@ from llama2_core.model import Transformer
 from llama2_core.rlhf import diagnostics
 from llama2_core.rlhf.actors import ActorCritic, Judges
 from llama2_core.rlhf.reward import combined_score, sequence_scores, whitened_logit
-from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs
+from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs, spread
 from llama2_core.training import distributed
 
 CHUNK = 1024
@@ -84,8 +84,8 @@ class Opinions:
     """What every model says of a rollout."""
 
     tokens: dict[str, Tensor]
-    """Of each prediction [B, T - 1], zero behind a row's end: logprobs and reference (tempered), untempered, values;
-    within the response the tempered policy's kl (over the whole vocabulary), entropy and surprise_variance."""
+    """Of each prediction [B, T - 1], zero outside the response: logprobs and reference (tempered), untempered, and the
+    tempered policy's kl (over the whole vocabulary), entropy and surprise_variance; values are everywhere."""
     scores: dict[str, Tensor]
     """Raw, of each row [B]: helpfulness, safety, and independent where there is such a model."""
 
@@ -132,25 +132,17 @@ def _score(judge: nn.Module, tokens: Tensor, last: Tensor) -> Tensor:
 def _token_opinions(
     model: ActorCritic, reference: Transformer, part: Rollout, temperature: float
 ) -> dict[str, Tensor]:
+    drawn = part.drawn
     with torch.enable_grad():
-        logits, values = (found.detach() for found in model(part.tokens))
-        reference_logits = reference(part.tokens[:, :-1]).detach() / temperature
-    tempered, mask = logits / temperature, part.mask
-    said = {
-        "untempered": chosen_logprobs(logits, part.tokens),
-        "logprobs": chosen_logprobs(tempered, part.tokens),
-        "reference": chosen_logprobs(reference_logits, part.tokens),
-        "values": values,
-    }
-    looked_at = [_distribution_facts(*pair) for pair in _chunks(tempered[mask], reference_logits[mask])]
-    for name in looked_at[0]:
-        said[name] = torch.zeros(mask.shape, device=mask.device)
-        said[name][mask] = torch.cat([facts[name] for facts in looked_at])
-    return said
-
-
-def _chunks(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    return list(zip(*(tensor.split(CHUNK) for tensor in tensors), strict=True))
+        logits, values = (found.detach() for found in model(part.tokens, drawn))
+        reference_logits = reference(part.tokens[:, :-1], places=drawn).detach() / temperature
+    tempered = logits / temperature
+    pairs = zip(tempered.split(CHUNK), reference_logits.split(CHUNK), strict=True)
+    facts = [_distribution_facts(*pair) for pair in pairs]
+    said = {name: spread(torch.cat([f[name] for f in facts]), drawn) * part.mask for name in facts[0]}
+    of = {"untempered": logits, "logprobs": tempered, "reference": reference_logits}
+    said |= {name: spread(chosen_logprobs(found, part.tokens, drawn), drawn) for name, found in of.items()}
+    return said | {"values": values}
 
 
 def _distribution_facts(logits: Tensor, reference_logits: Tensor) -> dict[str, Tensor]:

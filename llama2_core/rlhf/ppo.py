@@ -17,7 +17,7 @@ from llama2_core.model import Transformer
 from llama2_core.rlhf import diagnostics
 from llama2_core.rlhf.actors import ActorCritic, Judges
 from llama2_core.rlhf.experience import Experience, judge
-from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs
+from llama2_core.rlhf.rollout import Rollout, Share, chosen_logprobs, spread
 from llama2_core.training.loop import Loss, Report, TrainState, optimizer_step
 
 ROUNDING = 1e-6
@@ -65,15 +65,17 @@ def ppo_objective(config: PPOConfig) -> Callable[[nn.Module, Experience], Loss]:
     """Return the objective of one mini-batch; counts response tokens."""
 
     def objective(model: nn.Module, batch: Experience) -> Loss:
-        mask = batch.rollout.mask
-        logits, values = model(batch.rollout.tokens)
+        tokens, mask, drawn = batch.rollout.tokens, batch.rollout.mask, batch.rollout.drawn
+        logits, values = model(tokens, drawn)
         logits = logits / config.temperature
         values = values.clone()  # FSDP's hooks sit on outputs, and stray_gradient asks for theirs
-        logprobs = chosen_logprobs(logits, batch.rollout.tokens)
+        logprobs = spread(chosen_logprobs(logits, tokens, drawn), drawn)
         total, policy, value = mini_batch_loss(logprobs, values, batch, config)
         stray = diagnostics.stray_gradient(total, (logprobs, values), mask)
         if config.entropy_coef:
-            total = total - config.entropy_coef * diagnostics.entropy(logits[mask].log_softmax(-1)).sum()
+            total = (
+                total - config.entropy_coef * diagnostics.entropy(logits[mask[drawn]].log_softmax(-1)).sum()
+            )
         with torch.no_grad():
             log_ratio = (logprobs - batch.logprobs)[mask]
             count = len(log_ratio)

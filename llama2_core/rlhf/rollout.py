@@ -32,6 +32,11 @@ class Rollout:
     ended: Tensor
     sampled: Tensor
 
+    @property
+    def drawn(self) -> Tensor:
+        """Which predictions are of the response, by the mask or by the sampler, bool [B, T - 1]."""
+        return self.mask | (self.sampled != 0)
+
     def rows(self, index: Tensor) -> "Rollout":
         """Return some rows, cut behind the last token of the longest."""
         last = self.last[index]
@@ -88,9 +93,14 @@ def roll_out(
 
 def token_logprobs(model: torch.nn.Module, tokens: Tensor) -> Tensor:
     """Return log p(token t + 1 | tokens to t), float32 [B, T - 1]."""
-    return chosen_logprobs(model(tokens[:, :-1]), tokens)
+    return -F.cross_entropy(model(tokens[:, :-1]).transpose(1, 2), tokens[:, 1:], reduction="none")
 
 
-def chosen_logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Return the same from logits [B, T - 1, V] of tokens [B, T]."""
-    return -F.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")
+def chosen_logprobs(logits: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
+    """Return log p [N] of the tokens [B, T] that predictions [B, T - 1] of N places are of, from logits [N, V]."""
+    return -F.cross_entropy(logits, tokens[:, 1:][places], reduction="none")
+
+
+def spread(found: Tensor, places: Tensor) -> Tensor:
+    """Return what was found at N places as [B, T - 1], zero elsewhere."""
+    return torch.zeros_like(places, dtype=found.dtype).masked_scatter(places, found)
