@@ -21,7 +21,7 @@ MOMENTS_BYTES = 8
 WHOLE_LOGITS_BYTES = 12
 """Of a logit in PPO, float32: the log-probability that is kept, and two gradients that meet on the way back."""
 CHUNK_BYTES: dict[str, int] = {"cpu": 30 * 2**20, "cuda": 512 * 2**20}
-"""Of the float32 logits that pretraining and SFT have at once. Larger ones glibc takes from the system each time."""
+"""Of the float32 logits that pretraining and SFT have at once."""
 PIECE = 4096
 """Tokens whose output weights get their gradient at once: it is added while it is in the cache."""
 NARROW = 64
@@ -205,7 +205,8 @@ def loss_bytes(network: Network, setup: Setup) -> int:
     """Return what a forward pass has at once on its way from the last states to the loss.
 
     The last norm's input, states and their gradient [T, D], the output's gradient [V, D], and for a chunk of C
-    positions logits [C, V], states and product [C, D]; a CPU turns over the chunk or the weight. PPO keeps all logits.
+    positions logits [C, V], states and product [C, D]; a CPU turns over the chunk or the weight. PPO keeps
+    the logits of answers, planned as if prompts had none.
     """
     if network.scalar:
         return 0

@@ -54,7 +54,7 @@ FORMAT_VERSIONS = {
     "distilled": 1,
     "answers": 1,
     "safety-report": 1,
-    "ppo": 7,
+    "ppo": 8,
     "dpo": 1,
     "evaluation": 4,
     "verdict": 2,
