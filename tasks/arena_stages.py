@@ -132,7 +132,8 @@ def by_judge(stage: Stage, judge: Judge) -> Callable[[Sequence[dict[str, Any]]],
         prompt = Prompt(
             row["prompt_id"], row["kind"], row["safety"], dialog_from_json(row["dialog"]), facts, []
         )
-        said = judge.ask(prompt, *row["answers"], derive_seed(stage.seed, "judge", row["id"]))
+        first, second = row["answers"]
+        said = judge.ask(prompt, first, second, derive_seed(stage.seed, "judge", row["id"]))
         read = [verdict and signed(verdict) for verdict in map(read_reply, said)]
         straight, turned = read[0], None if read[1] is None else -read[1]
         outcome, detail = in_both_orders(straight, turned)

@@ -150,7 +150,7 @@ def by_temperature(rows: Iterable[Facts], kinds: Mapping[str, str]) -> dict[str,
     """Return kind -> temperature -> mean Self-BLEU, of the prompts with two answers or more that say something."""
     said: dict[tuple[str, float], list[str]] = defaultdict(list)
     for row in rows:
-        if row["response"]:
+        if row["response"].strip():
             said[row["prompt_id"], row["temperature"]].append(row["response"])
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (prompt, temperature), texts in sorted(said.items(), key=lambda one: one[0][1]):

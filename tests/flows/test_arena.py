@@ -107,7 +107,7 @@ def people_rate(runtime: Runtime, value: int) -> None:
         assert freeze_if_complete(log, order)
 
 
-def test_reward_models_judge_two_models(given: dict[str, str], runtime: Runtime, look: Any) -> None:
+def test_reward_models_judge_two_models(given: dict[str, str], runtime: Runtime) -> None:
     report = find(compared(given, runtime), runtime)
     rows = json.loads(report.file("table.json").read_text())
     assert [row["prompts"] for row in rows] == ["all", "creative", "factual", "theft", "turns: 1", "turns: 2"]
@@ -122,9 +122,6 @@ def test_reward_models_judge_two_models(given: dict[str, str], runtime: Runtime,
     assert tracking.last_step(tracking.newest(report.digest), "rate/value") is not None
     page = report.file("report.html").read_text()
     assert page.count("<svg") == 3 and "&lt;b&gt;sat&lt;/b&gt;" in page
-    for width in (1400, 420):
-        seen = look(page, width)
-        assert (seen.overflow_pixels, seen.requests, seen.said) == (0, [], [])
     before = len(Store(runtime.store_root).artifacts())
     assert find(compared(given, runtime), runtime) == report, "found, not made again"
     assert len(Store(runtime.store_root).artifacts()) == before
@@ -134,11 +131,13 @@ def test_reward_models_judge_two_models(given: dict[str, str], runtime: Runtime,
 
 def test_people_compare_and_the_flow_goes_on(given: dict[str, str], runtime: Runtime) -> None:
     for _ in range(2):
-        with pytest.raises(AwaitingAnnotators, match="3 ratings of each of 12 questions"):
+        with pytest.raises(AwaitingAnnotators, match=r"3 ratings of each of 1. questions"):
             compared(given, runtime, judge=RatersRecipe())
     people_rate(runtime, 2)
     report = find(compared(given, runtime, judge=RatersRecipe()), runtime)
-    assert (report.summary["win"], report.summary["rate"]["value"]) == (1.0, 1.0)
+    equal = find(report.manifest.parents["verdicts"], runtime).summary["details"].get("equal answers", 0)
+    assert equal < 3 and report.summary["loss"] == 0
+    assert report.summary["win"] == pytest.approx((12 - equal) / 12)
     assert "Gwet&#39;s AC2" in report.file("report.html").read_text()
 
 
@@ -148,10 +147,7 @@ def test_people_rate_safety(given: dict[str, str], runtime: Runtime) -> None:
         safety_ratings(*asked, runtime=runtime)
     people_rate(runtime, 2)
     report = find(safety_ratings(*asked, runtime=runtime), runtime)
-    assert {model: of["value"] for model, of in report.summary.items()} == {
-        given["one"]: 1.0,
-        given["two"]: 1.0,
-    }
+    assert {model: of["value"] for model, of in report.summary.items()} == {"one": 1.0, "two": 1.0}
     rows = json.loads(report.file("table.json").read_text())
     assert [row["prompts"] for row in rows[:6]] == [
         "all",
@@ -165,13 +161,13 @@ def test_people_rate_safety(given: dict[str, str], runtime: Runtime) -> None:
 
 
 def test_samples_grow_unlike_with_temperature(given: dict[str, str], runtime: Runtime) -> None:
-    recipe = DiversityRecipe(replies=RepliesRecipe(temperatures=(0.0, 0.7, 1.5), samples=4, sampling=SHORT))
+    recipe = DiversityRecipe(replies=RepliesRecipe(temperatures=(0.0, 0.2, 1.5), samples=4, sampling=SHORT))
     report = find(diversity([given["one"], given["two"]], given["prompts"], recipe, runtime=runtime), runtime)
     for curves in report.summary.values():
         assert curves.keys() == {"factual", "creative"}
         for curve in curves.values():
-            assert list(curve) == ["0", "0.7", "1.5"]
-            assert curve["0"]["value"] == 1 > curve["0.7"]["value"] > curve["1.5"]["value"]
+            assert list(curve) == ["0", "0.2", "1.5"]
+            assert curve["0"]["value"] == 1 > curve["0.2"]["value"] > curve["1.5"]["value"]
     assert report.file("report.html").read_text().count("<svg") == 2
 
 
@@ -194,3 +190,12 @@ def test_the_command(given: dict[str, str], runtime: Runtime, tmp_path: Path) ->
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a"}\n{"text": "b"}')
     done = llama2("compare", *models, "--prompts", str(tmp_path / "bad.jsonl"), *changes)
     assert done.returncode == 1 and "bad.jsonl:2: text: Extra inputs" in done.stderr
+
+
+def test_the_pages_fit(runtime: Runtime, look: Any) -> None:
+    pages = [a.file("report.html") for a in Store(runtime.store_root).artifacts() if a.kind == "arena-report"]
+    assert pages
+    for page in pages:
+        for width in (1400, 420):
+            seen = look(page.read_text(), width)
+            assert (seen.overflow_pixels, seen.requests, seen.said) == (0, [], [])

@@ -12,7 +12,7 @@ from llama2_core.evaluation.diversity import WORD, self_bleu
 def test_by_hand() -> None:
     """`a b c d` and `a b c e`: 3 of 4 words, 2 of 3 pairs, 1 of 2 triples match, and no four (epsilon 0.1 of 1)."""
     assert self_bleu(["a b c d", "a b c e"]) == pytest.approx((3 / 4 * 2 / 3 * 1 / 2 * 0.1) ** 0.25)
-    assert self_bleu(["a b c d"] * 3) == 1
+    assert self_bleu(["a b c d"] * 3) == self_bleu(["7"] * 3) == 1
     assert self_bleu(["a b c d", "e f g h"]) == 0
 
 
@@ -32,12 +32,18 @@ def test_agrees_with_nltk(seed: int) -> None:
     texts = [" ".join(draws.choices("abcde", k=draws.randint(1, 15))) for _ in range(6)]
     words, smooth = [text.split() for text in texts], SmoothingFunction().method1
     each = [
-        sentence_bleu(words[:n] + words[n + 1 :], said, smoothing_function=smooth)
+        sentence_bleu(
+            words[:n] + words[n + 1 :],
+            said,
+            weights=[1 / min(4, len(said))] * min(4, len(said)),
+            smoothing_function=smooth,
+        )
         for n, said in enumerate(words)
     ]
     assert self_bleu(texts) == pytest.approx(sum(map(float, each)) / 6)
 
 
-def test_one_text_has_no_others() -> None:
-    with pytest.raises(ValueError, match="1 text"):
-        self_bleu(["a"])
+@pytest.mark.parametrize(("texts", "message"), [(["a"], "1 text"), (["a", " "], "blank")])
+def test_what_cannot_be_compared_is_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        self_bleu(texts)

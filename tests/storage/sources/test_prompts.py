@@ -46,7 +46,7 @@ def test_both_formats_say_the_same(tmp_path: Path) -> None:
         (json.dumps({"messages": TALK[:2]}), r":2: Value error, dialog: must end with a turn of the user"),
         (json.dumps({"messages": TALK[1:]}), r":2: Value error, dialog: turn 1 is by assistant"),
         ('{"prompt": "a", "id": "x"}', r":2: the id 'x' is there twice"),
-        ("{", r":2: malformed"),
+        ("{", r":2: not JSON"),
     ],
 )
 def test_the_first_bad_row_is_named(line: str, message: str, tmp_path: Path) -> None:
