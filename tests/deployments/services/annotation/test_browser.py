@@ -132,9 +132,6 @@ def test_a_panel_rates_by_keyboard(answers: int, access: Access) -> None:
                     assert page.locator(".answer b, .turn > b:not([dir])").count() == 0
                     accessible(page)
                     page.keyboard.press(str(number + 1))
-                    page.screenshot(
-                        path=f"/tmp/core/arena-shots/rating-{answers}-{width}.png", full_page=True
-                    )
                     page.keyboard.press("Enter")
                 page.wait_for_selector("text=Nothing waits for you")
                 accessible(page)
