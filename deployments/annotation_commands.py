@@ -18,9 +18,11 @@ from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from deployments.services.annotation.access import Access
+    from deployments.services.annotation.desk import Desk
+    from deployments.services.annotation.panel import Panel
     from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog
-    from storage.preference_orders import Order
+    from storage.preference_orders import AnyOrder, Order, RatingOrder
 
 app = typer.Typer()
 annotators = typer.Typer(no_args_is_help=True, help="Who may use the annotation page.")
@@ -63,6 +65,7 @@ def annotate(
     from deployments.services.annotation.orders import go_on, next_order
     from llama2_core.config import SamplingConfig
     from storage.preference_log import PreferenceLog
+    from storage.preference_orders import RatingOrder
     from storage.preferences import preferences_folder
 
     store = Store(home / "artifacts")
@@ -75,8 +78,12 @@ def annotate(
             )
         while True:
             order = None if batch else next_order(log)
-            now = Asked.ordered(order) if order else asked
-            if _serve(log, now, order, sampling, agreement_share, threads, host, port, home) and order:
+            if isinstance(order, RatingOrder):
+                frozen = _serve_ratings(log, order, host, port, home)
+            else:
+                now = Asked.ordered(order) if order else asked
+                frozen = _serve(log, now, order, sampling, agreement_share, threads, host, port, home)
+            if frozen and order:
                 go_on(order, console.print)
 
 
@@ -108,12 +115,7 @@ def _serve(
     home: Path,
 ) -> bool:
     """Serve one batch until Ctrl-C, or until it is frozen or another one is ordered; return whether it is frozen."""
-    import uvicorn
-
-    from deployments.services.annotation.access import Access
-    from deployments.services.annotation.app import create_app
     from deployments.services.annotation.desk import Desk
-    from deployments.services.annotation.orders import Watch
     from deployments.services.annotation.queue import read_queue
     from deployments.services.annotation.seat import Variant
     from deployments.services.speakers import Speakers
@@ -124,15 +126,40 @@ def _serve(
         raise ConfigError("--newest and --other are the same model: a comparison wants two")
     first, second = models
     models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS} | _registered(home)
-    access, prompts = Access(log.folder), read_queue(asked.queue, store)
+    prompts = read_queue(asked.queue, store)
     batch = _open(log, asked.batch, asked.target)
     variants = (Variant(first, asked.temperatures[0]), Variant(second, asked.temperatures[1]))
     speakers = Speakers(models, threads)
     desk = Desk(log, batch, variants, speakers, prompts, sampling, agreement_share)
-    console.print(f"Annotate batch {batch} at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
+    try:
+        return _listen(desk, order, host, port, watched=bool(order) or not asked.batch)
+    finally:
+        speakers.close()
+
+
+def _serve_ratings(log: "PreferenceLog", order: "RatingOrder", host: str, port: int, home: Path) -> bool:
+    """Serve an ordered batch of ratings until Ctrl-C, or until it is frozen; return whether it is."""
+    from deployments.services.annotation.panel import Panel
+    from deployments.services.annotation.ratings import read_questions
+
+    questions = read_questions(order, Store(home / "artifacts"))
+    _open(log, order.batch, order.target)
+    return _listen(Panel(log, order, questions), order, host, port, watched=True)
+
+
+def _listen(work: "Desk | Panel", order: "AnyOrder | None", host: str, port: int, watched: bool) -> bool:
+    """Serve a batch; one that is watched, until it is frozen or another one is ordered; return whether it is frozen."""
+    import uvicorn
+
+    from deployments.services.annotation.access import Access
+    from deployments.services.annotation.app import create_app
+    from deployments.services.annotation.orders import Watch
+
+    access = Access(work.log.folder)
+    console.print(f"Annotate batch {work.batch} at [bold]http://{host}:{port}[/]; Ctrl-C stops.")
     if not access.annotators():
         console.print("Nobody may yet: `llama2 annotators add NAME` prints a token.")
-    service = create_app(desk, access, [host, HOST, "localhost"])
+    service = create_app(work, access, [host, HOST, "localhost"])
     server = uvicorn.Server(
         uvicorn.Config(service, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
     )
@@ -140,15 +167,12 @@ def _serve(
     def stop() -> None:
         server.should_exit = True
 
-    try:
-        if asked.batch and not order:
-            server.run()
-            raise typer.Exit
-        with Watch(log, order, stop) as watch:
-            server.run()
-        return watch.frozen
-    finally:
-        speakers.close()
+    if not watched:
+        server.run()
+        raise typer.Exit
+    with Watch(work.log, order, stop) as watch:
+        server.run()
+    return watch.frozen
 
 
 def _registered(home: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from deployments import (
     annotation_commands,
+    arena_commands,
     artifact_commands,
     benchmark_commands,
     cluster_commands,
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.add_typer(model_commands.app)
 app.add_typer(teach_command.app)
 app.add_typer(benchmark_commands.app)
+app.add_typer(arena_commands.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
 app.add_typer(stack_commands.app)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from llama2_core.config import Natural, Record
 from llama2_core.errors import ConfigError
 from tasks.adapt_recipe import AdaptRecipe
+from tasks.arena_recipe import ArenaRecipe, DiversityRecipe, SafetyRatingsRecipe
 from tasks.ghost_recipe import GhostAttentionRecipe, TemporalRecipe
 from tasks.recipes import EvaluationRecipe, FineTuneRecipe, Llama2Recipe
 from tasks.rounds_recipe import RoundsRecipe
@@ -91,6 +92,21 @@ class SafetyProfile(Record):
     """Every fine-tuning of these."""
     evaluation: EvaluationRecipe = EvaluationRecipe()
     """Answers to held-out prompts."""
+    seed: Natural = 0
+    """Root of every random stream."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+class ArenaProfile(Record):
+    """What the commands that set models beside each other are told."""
+
+    compare: ArenaRecipe = ArenaRecipe()
+    """Two models' answers, compared."""
+    rate: SafetyRatingsRecipe = SafetyRatingsRecipe()
+    """Answers, rated by safety."""
+    diversity: DiversityRecipe = DiversityRecipe()
+    """Samples at several temperatures."""
     seed: Natural = 0
     """Root of every random stream."""
     runtime: Runtime = Runtime()

@@ -1,4 +1,4 @@
-"""What annotators do, as records: comparisons, undone ones, skipped questions, batches. Llama 2 section 3.2.1."""
+"""What annotators do, as records: comparisons, ratings, what is undone or skipped, batches. Llama 2 section 3.2.1."""
 
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
@@ -23,6 +23,17 @@ class Record(BaseModel):
 class Turn(Record):
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+def check_turns(dialog: tuple[Turn, ...]) -> None:
+    """Raise ValueError unless turns alternate, a system message aside, and the user's is the last."""
+    turns = dialog[1:] if dialog[0].role == "system" else dialog
+    for index, turn in enumerate(turns):
+        expected = "assistant" if index % 2 else "user"
+        if turn.role != expected:
+            raise ValueError(f"dialog: turn {index + 1} is by {turn.role}, expected {expected}")
+    if len(turns) % 2 == 0:
+        raise ValueError("dialog: must end with a turn of the user, which the responses answer")
 
 
 class Response(Record):
@@ -81,13 +92,7 @@ class Comparison(Record):
 
     @model_validator(mode="after")
     def _can_be_learned_from(self) -> Self:
-        turns = self.dialog[1:] if self.dialog[0].role == "system" else self.dialog
-        for index, turn in enumerate(turns):
-            expected = "assistant" if index % 2 else "user"
-            if turn.role != expected:
-                raise ValueError(f"dialog: turn {index + 1} is by {turn.role}, expected {expected}")
-        if len(turns) % 2 == 0:
-            raise ValueError("dialog: must end with a turn of the user, which the responses answer")
+        check_turns(self.dialog)
         first, second = (response.text.strip() for response in self.responses)
         if not (first and second):
             raise ValueError("responses: one is blank")
@@ -121,12 +126,30 @@ class Asked(Record):
     attack_vector: str = ""
 
 
+class Rating(Record):
+    """What an annotator says of answers that are there to be evaluated; no model learns from it."""
+
+    event: Literal["rating"] = "rating"
+    id: Id
+    batch: Id
+    annotator: Name
+    question: Id
+    """Of the batch's sheet."""
+    value: Annotated[int, Field(ge=-3, le=5)]
+    """Of two answers 3 to -3, for the first; of one 1 to 5."""
+    turned: bool = False
+    """Whether the second answer was shown first."""
+    time: AwareDatetime
+    seconds: Annotated[float, Field(ge=0)]
+    """From question to answer."""
+
+
 class Undo(Record):
-    """An annotator takes a comparison back; of a frozen batch that is too late."""
+    """An annotator takes a comparison or a rating back; of a frozen batch that is too late."""
 
     event: Literal["undo"] = "undo"
     id: Id
-    """Of the comparison."""
+    """Of what is taken back."""
     annotator: Name
     time: AwareDatetime
 
@@ -169,7 +192,7 @@ class BatchFrozen(Record):
     """Of the draw of prompts; the same in all batches, so that a prompt is on one side in all of them."""
 
 
-Event = Comparison | Asked | Undo | Skip | BatchOpened | BatchFrozen
+Event = Comparison | Asked | Rating | Undo | Skip | BatchOpened | BatchFrozen
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 

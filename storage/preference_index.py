@@ -86,7 +86,7 @@ def _extend(index: Path, folder: Path, covered: Covered, wanted: Covered) -> Non
             _find_bad_line(folder, wanted)
             connection.execute("DELETE FROM events WHERE id IS NULL")  # a line that was being written
         connection.execute(
-            "DELETE FROM events AS made USING events AS undo WHERE made.event = 'comparison' "
+            "DELETE FROM events AS made USING events AS undo WHERE made.event IN ('comparison', 'rating') "
             "AND undo.event = 'undo' AND undo.id = made.id AND undo.annotator = made.annotator"
         )
         connection.execute(f"CREATE OR REPLACE TABLE repeated AS {_sql('repeated')}")

@@ -32,6 +32,7 @@ from storage.preference_events import (
     BatchOpened,
     Comparison,
     Event,
+    Rating,
     Skip,
     Undo,
     in_words,
@@ -43,7 +44,7 @@ HEAD = re.compile(rb'\{"event":"comparison","id":"([^"]+)","batch":"([^"]+)","an
 
 @dataclass(frozen=True)
 class Batch:
-    """How far a batch is; comparisons that were undone do not count."""
+    """How far a batch is; comparisons (or ratings) that were undone do not count."""
 
     name: str
     target: int
@@ -66,36 +67,39 @@ class _Known:
 
     def __init__(self) -> None:
         self.ids: dict[int, tuple[str, str] | None] = {}
-        """With batch and annotator of a comparison that can be undone."""
+        """With batch and annotator of a comparison or rating that can be undone."""
         self.targets: dict[str, int] = {}
         self.frozen: set[str] = set()
         self.counts: Counter[str] = Counter()
         """Comparisons by batch, those undone left out."""
         self._makers: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def compared(self, name: str, batch: str, annotator: str) -> None:
+    def made(self, name: str, batch: str, annotator: str, event: str = "comparison") -> None:
         maker = batch, annotator
-        self.ids[_hash("comparison", name)] = self._makers.setdefault(maker, maker)
+        self.ids[_hash(event, name)] = self._makers.setdefault(maker, maker)
         self.counts[batch] += 1
 
     def add(self, event: Event) -> None:
-        if isinstance(event, Comparison):
-            return self.compared(event.id, event.batch, event.annotator)
+        if isinstance(event, Comparison | Rating):
+            return self.made(event.id, event.batch, event.annotator, event.event)
         self.ids[_hash(event.event, event.id)] = None
         match event:
             case Undo():
                 maker = self.maker(event.id)
-                self.ids[_hash("comparison", event.id)] = None
+                self.ids |= dict.fromkeys(self._keys(event.id) & self.ids.keys())
                 self.counts[maker[0] if maker else ""] -= 1
             case BatchOpened():
                 self.targets[event.id] = event.target
             case BatchFrozen():
                 self.frozen.add(event.id)
 
-    def maker(self, comparison: str) -> tuple[str, str] | None:
-        """Return batch and annotator of a comparison that can be undone."""
-        maker = self.ids.get(_hash("comparison", comparison))
+    def maker(self, name: str) -> tuple[str, str] | None:
+        """Return batch and annotator of a comparison or rating that can be undone."""
+        maker = next(filter(None, map(self.ids.get, self._keys(name))), None)
         return maker if maker and maker[0] not in self.frozen else None
+
+    def _keys(self, name: str) -> set[int]:
+        return {_hash("comparison", name), _hash("rating", name)}
 
 
 class PreferenceLog:
@@ -177,13 +181,13 @@ class PreferenceLog:
     def _check(self, event: Event) -> None:
         waiting = [w.event for w in self._waiting.values()]
         frozen = self._known.frozen | {event.id for event in waiting if event.event == "frozen"}
-        if isinstance(event, Comparison | Asked | Skip) and event.batch in frozen:
+        if isinstance(event, Comparison | Rating | Asked | Skip) and event.batch in frozen:
             raise StorageError(f"Batch {event.batch} is frozen: nothing can be added. Open another batch.")
         if isinstance(event, Undo):
             maker = self._known.maker(event.id)
             if not maker or maker[0] in frozen or maker[1] != event.annotator:
                 raise StorageError(
-                    f"{event.annotator} has no comparison {event.id} that can be undone: there is none, it is "
+                    f"{event.annotator} has nothing named {event.id} that can be undone: there is none, it is "
                     "another's, or its batch is frozen."
                 )
 
@@ -230,6 +234,18 @@ def read_events(folder: Path, batch: str = "") -> Iterator[Event]:
             elsewhere = batch and wanted not in line and b'"batch":"' in line
             if line.endswith(b"\n") and not elsewhere:
                 yield parse_line(line, path, number)
+
+
+def read_ratings(folder: Path, batch: str) -> list[Rating]:
+    """Return a batch's ratings, oldest first, without those that were undone."""
+    kept: dict[str, Rating] = {}
+    for event in read_events(folder, batch):
+        match event:
+            case Rating():
+                kept[event.id] = event
+            case Undo():
+                kept.pop(event.id, None)
+    return list(kept.values())
 
 
 def parse_line(line: bytes, path: Path, number: int) -> Event:
@@ -284,7 +300,7 @@ def _scan(path: Path) -> _Known:
         for number, line in enumerate(file, 1):
             head = HEAD.match(line)
             if head:
-                known.compared(*(text.decode() for text in head.groups()))
+                known.made(*(text.decode() for text in head.groups()))
             else:
                 known.add(parse_line(line, path, number))
     return known

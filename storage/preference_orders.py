@@ -3,13 +3,30 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from storage.disk import atomic_write
 from storage.errors import StorageError
 from storage.preference_events import Id, Record
 
 ORDERS = "orders"
+
+
+class RatingOrder(Record):
+    """A batch of ratings: which answers, on which scale, by how many."""
+
+    batch: Id
+    """Its name in the log."""
+    sheet: str
+    """The artifact with the answers, as kind/digest."""
+    target: Annotated[int, Field(gt=0)]
+    """Ratings wanted; then the batch is frozen."""
+    raters: Annotated[int, Field(gt=0)]
+    """People who rate each question."""
+    placed: float
+    """Seconds since 1970: the oldest is asked first."""
+    flow_run: str = ""
+    """The suspended flow run that goes on when the batch is frozen, if there is one."""
 
 
 class Order(Record):
@@ -39,7 +56,11 @@ class Order(Record):
     """The suspended flow run that goes on when the batch is frozen, if there is one."""
 
 
-def place(folder: Path, order: Order) -> Path:
+AnyOrder = Order | RatingOrder
+_ORDER: TypeAdapter[AnyOrder] = TypeAdapter(AnyOrder)
+
+
+def place(folder: Path, order: AnyOrder) -> Path:
     """Put an order in the preferences folder; one of the same batch stays where it stood in the line."""
     path = folder / ORDERS / f"{order.batch}.json"
     if path.exists():
@@ -49,15 +70,15 @@ def place(folder: Path, order: Order) -> Path:
     return path
 
 
-def orders(folder: Path) -> list[Order]:
+def orders(folder: Path) -> list[AnyOrder]:
     """Return all orders, oldest first. Raises StorageError naming a file that is none."""
     found = [_read(path) for path in (folder / ORDERS).glob("*.json")]
     return sorted(found, key=lambda order: (order.placed, order.batch))
 
 
-def _read(path: Path) -> Order:
+def _read(path: Path) -> AnyOrder:
     try:
-        return Order.model_validate_json(path.read_bytes())
+        return _ORDER.validate_json(path.read_bytes())
     except ValidationError as error:
         raise StorageError(
             f"{path}: {error.errors()[0]['msg']}. Delete it, and run the flow again."

@@ -6,7 +6,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage import reward_tables, safety_tables, schemas
+from storage import arena_tables, reward_tables, safety_tables, schemas
 from storage.analysis import TABLES
 from storage.artifacts import Store
 from storage.errors import StorageError
@@ -24,6 +24,8 @@ VIEWS: dict[str, tuple[str, str, pa.Schema]] = {
     "demonstrations": ("dialogs", "demonstrations.parquet", schemas.DEMONSTRATIONS),
     "distilled": ("distilled", "distilled.parquet", safety_tables.DISTILLED),
     "answers": ("answers", "answers.parquet", safety_tables.ANSWERS),
+    "replies": ("replies", "replies.parquet", arena_tables.REPLIES),
+    "verdicts": ("verdicts", "verdicts.parquet", arena_tables.VERDICTS),
     "scores": ("scores", "scores.parquet", reward_tables.SCORES),
     **{name: ("card", f"analysis/{name}.parquet", schema) for name, schema in TABLES.items()},
     **{

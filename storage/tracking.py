@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from posixpath import normpath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -138,8 +139,8 @@ class Tracker:
 
 
 def metric_name(name: str) -> str:
-    """Return the name with characters that MLflow refuses replaced."""
-    return re.sub(r"[^\w./ :-]", "_", name)
+    """Return the name with what MLflow refuses replaced: characters, and paths that are not in their shortest form."""
+    return normpath(re.sub(r"[^\w./ :-]", "_", name)).lstrip("./")
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -47,12 +47,14 @@ class Judge:
     def __init__(self, server: ChatServer) -> None:
         self.server, self.name = server, server.model
 
+    def ask(self, prompt: Prompt, first: str, second: str, seed: int) -> list[str]:
+        """Return what the model says of a pair, and of the pair turned. Raises ServerFailed."""
+        pairs = (first, second), (second, first)
+        return [self.server.answer([user(question(prompt, *pair))], CONFIG, seed) for pair in pairs]
+
     def compare(self, prompt: Prompt, first: str, second: str, seed: int) -> Verdict | None:
         """Raises ServerFailed."""
-        straight, turned = (
-            read_reply(self.server.answer([user(question(prompt, *pair))], CONFIG, seed))
-            for pair in ((first, second), (second, first))
-        )
+        straight, turned = map(read_reply, self.ask(prompt, first, second, seed))
         if straight is None or turned is None or straight.first_is_better == turned.first_is_better:
             return None
         less_sure = max(GRADES.index(verdict.grade) for verdict in (straight, turned))

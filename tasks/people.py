@@ -8,9 +8,9 @@ from prefect.flow_runs import suspend_flow_run
 
 from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
-from storage.preference_orders import Order, place
+from storage.preference_orders import Order, RatingOrder, place
 from storage.preferences import connect, preferences_folder
-from tasks.launch import say
+from tasks.launch import find, say
 from tasks.recipes import ComparisonsRecipe, PeopleRecipe
 from tasks.runtime import Runtime
 
@@ -27,11 +27,8 @@ def await_annotators(
     A run of a deployment is suspended, so that no process waits, and resumed by the annotation service. Raises
     AwaitingAnnotators for any other.
     """
-    if not isinstance(recipe.annotator, PeopleRecipe) or is_frozen(recipe.batch, runtime):
+    if not isinstance(recipe.annotator, PeopleRecipe):
         return
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    deployed = run is not None and run.deployment_id is not None
     order = Order(
         batch=recipe.batch,
         newest=newest,
@@ -43,16 +40,38 @@ def await_annotators(
         most_held_out=recipe.annotator.most_held_out,
         seed=seed,
         placed=time.time(),
-        flow_run=str(run.id) if run and deployed else "",
     )
-    place(preferences_folder(Store(runtime.store_root)), order)
+    _await(order, f"{recipe.prompts} comparisons of {newest[:20]} and {other[:20]}", runtime)
+
+
+def await_ratings(raters: int, sheet: str, runtime: Runtime) -> str:
+    """Return the batch of ratings of a sheet once people have completed it. Raises as `await_annotators`."""
+    found = find(sheet, runtime)
+    batch = f"ratings-{found.digest[:12]}-{raters}"
+    questions = found.summary["asked"]
+    if questions:
+        order = RatingOrder(
+            batch=batch, sheet=sheet, target=questions * raters, raters=raters, placed=time.time()
+        )
+        _await(order, f"{raters} ratings of each of {questions} questions", runtime)
+    return batch
+
+
+def _await(order: Order | RatingOrder, wanted: str, runtime: Runtime) -> None:
+    if is_frozen(order.batch, runtime):
+        return
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    deployed = run is not None and run.deployment_id is not None
+    flow_run = str(run.id) if run and deployed else ""
+    place(preferences_folder(Store(runtime.store_root)), order.model_copy(update={"flow_run": flow_run}))
     waits = (
-        f"Batch {recipe.batch} waits for people: {recipe.prompts} comparisons of {newest[:20]} and {other[:20]}. "
+        f"Batch {order.batch} waits for people: {wanted}. "
         f"`llama2 annotate` or `llama2 up` put it before them, and freeze it when it is complete."
     )
     if deployed:
         say(waits)
-        suspend_flow_run(key=f"batch-{recipe.batch}")
+        suspend_flow_run(key=f"batch-{order.batch}")
     raise AwaitingAnnotators(f"{waits} Then run the same command again.")
 
 

@@ -34,7 +34,7 @@ def samples(stage: Stage) -> dict:
     random.Random(derive_seed(stage.seed, "rejection prompts")).shuffle(prompts)
     prompts = prompts[: recipe.prompts]
     temperatures = [recipe.temperatures[k % len(recipe.temperatures)] for k in range(recipe.samples)]
-    engine = engine_of(stage, recipe, prompts)
+    engine = engine_of(stage, recipe.engine, prompts, recipe.samples)
 
     def work(chunk: Sequence[Prompt]) -> list[Row]:
         asks = [

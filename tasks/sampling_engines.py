@@ -19,7 +19,7 @@ from llama2_core.training import distributed
 from llama2_core.training.checkpoint import load_config, load_policy
 from storage.metrics import MetricLog, read_metrics
 from tasks.chat_server import ChatServer, ServerFailed
-from tasks.sampling_recipe import BuiltInRecipe, RejectionRecipe, ServerRecipe
+from tasks.sampling_recipe import BuiltInRecipe, ServerRecipe
 from tasks.sampling_stages import sample
 from tasks.stage import Stage
 from tasks.tables import Prompt
@@ -47,9 +47,11 @@ class Engine(Protocol):
 class BuiltIn:
     """Our own sampler."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, prompts: Sequence[Prompt]) -> None:
+        """Raises DataError for a prompt that leaves no room for an answer."""
         self._stage = stage
         model, self._tokenizer = load_policy(stage.parents["chat"])
+        refuse_too_long(prompts, model.config.max_seq_len)
         self._model = model.to(distributed.device())
 
     def draw(self, asks: Sequence[Ask]) -> list[str]:
@@ -62,12 +64,11 @@ class Served:
 
     def __init__(self, stage: Stage, recipe: ServerRecipe, prompts: Sequence[Prompt], samples: int) -> None:
         """Raises DataError for a prompt that leaves no room for an answer, ServerFailed without such a server."""
-        self._stage, self._limit = stage, load_config(stage.parents["chat"]).max_seq_len
-        for prompt in prompts:
-            if len(prompt.tokens) >= self._limit:
-                raise DataError(
-                    f"prompt {prompt.id} has {len(prompt.tokens)} tokens; 1 to {self._limit - 1} fit this model"
-                )
+        self._stage = stage
+        self._limit = (
+            load_config(stage.parents["chat"]).max_seq_len if "chat" in stage.parents else sys.maxsize
+        )
+        refuse_too_long(prompts, self._limit)
         stage.checkpoints.mkdir(exist_ok=True)
         path = stage.checkpoints / "answers.jsonl"
         self._log, self._lock = MetricLog(path, sys.maxsize), Lock()
@@ -104,10 +105,23 @@ class Served:
             self._answers[ask.prompt.id, ask.sample] = answer
 
 
-def engine_of(stage: Stage, recipe: RejectionRecipe, prompts: Sequence[Prompt]) -> Engine:
-    """Return what draws the samples, ready to. Raises as `Served`."""
-    match recipe.engine:
+def engine_of(
+    stage: Stage, recipe: BuiltInRecipe | ServerRecipe, prompts: Sequence[Prompt], samples: int
+) -> Engine:
+    """Return what draws so many samples a prompt, ready to. A server that has no model of ours takes any length.
+
+    Raises DataError for a prompt that leaves no room for an answer, and as `Served`.
+    """
+    match recipe:
         case BuiltInRecipe():
-            return BuiltIn(stage)
+            return BuiltIn(stage, prompts)
         case ServerRecipe():
-            return Served(stage, recipe.engine, prompts, recipe.samples)
+            return Served(stage, recipe, prompts, samples)
+
+
+def refuse_too_long(prompts: Sequence[Prompt], limit: int) -> None:
+    for prompt in prompts:
+        if len(prompt.tokens) >= limit:
+            raise DataError(
+                f"prompt {prompt.id} has {len(prompt.tokens)} tokens; 1 to {limit - 1} fit this model"
+            )

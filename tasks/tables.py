@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llama2_core.chat import Dialog, Learn, Message, assistant, encode_dialog, encode_prompt
+from llama2_core.errors import DataError
 from llama2_core.rlhf.ghost_attention import Constraint
 from llama2_core.rlhf.pairs import Pair
 from llama2_core.seeding import derive_seed
@@ -91,12 +92,18 @@ def read_prompt_rows(directory: Path, split: str) -> Iterator[dict[str, Any]]:
     return (row for row in read_rows(directory / "prompts.parquet", PROMPTS) if row["split"] == split)
 
 
-def read_prompts(directory: Path, split: str, tokenizer: Tokenizer) -> list[Prompt]:
-    """Return the prompts of a split in stored order."""
+def read_prompts(directory: Path, split: str, tokenizer: Tokenizer | None) -> list[Prompt]:
+    """Return the prompts of a split in stored order, without tokens where there is no tokenizer.
+
+    Raises DataError naming the prompt that the chat template cannot hold.
+    """
     prompts = []
     for row in read_prompt_rows(directory, split):
         dialog = dialog_from_json(row["dialog"])
-        tokens = encode_prompt(dialog, tokenizer)
+        try:
+            tokens = encode_prompt(dialog, tokenizer) if tokenizer else []
+        except DataError as error:
+            raise DataError(f"prompt {row['id']}: {error}") from error
         facts = json.loads(row["facts"])
         prompts.append(Prompt(row["id"], row["kind"], row["safety"], dialog, facts, tokens))
     return prompts

@@ -26,6 +26,7 @@ from llama2_core.seeding import derive_seed, seed_everything
 from llama2_core.training import distributed
 from storage.disk import atomic_write
 from tasks import (
+    arena_stages,
     attention_stage,
     benchmark_stage,
     comparison_stage,
@@ -56,6 +57,8 @@ STAGES = {
     "distilled": safety_stages.distilled,
     "answers": safety_stages.answers,
     "scores": scoring_stage.scores,
+    "replies": arena_stages.replies,
+    "verdicts": arena_stages.verdicts,
     "constraints": ghost_stage.constraints,
     "ghost": ghost_stage.ghost,
     "retention": ghost_stage.retention,

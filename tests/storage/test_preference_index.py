@@ -10,9 +10,9 @@ from llama2_core.evaluation.agreement import gwet_ac2, ordinal_weights
 from storage.artifacts import Store
 from storage.errors import StorageError
 from storage.preference_batches import rating_counts, status
-from storage.preference_events import GRADES, BatchFrozen, BatchOpened, Response, Skip, Undo
+from storage.preference_events import GRADES, BatchFrozen, BatchOpened, Rating, Response, Skip, Undo
 from storage.preference_index import INDEX, refresh
-from storage.preference_log import LOG, PreferenceLog
+from storage.preference_log import LOG, PreferenceLog, read_ratings
 from storage.preferences import connect, named_query, query
 from tests.storage.test_preference_log import NOW, compared
 
@@ -139,3 +139,32 @@ def test_the_risk_grid_shows_what_nobody_asked(store: Store, folder: Path) -> No
         ("theft", "misspelling", 0, None),
         ("theft", "role play", 1, 0.0),
     ]
+
+
+def test_ratings_are_counted_but_nothing_learns_from_them(store: Store, folder: Path) -> None:
+    def rated(name: str, annotator: str = "Ann") -> Rating:
+        return Rating(id=name, batch="r", annotator=annotator, question="0", value=-3, time=NOW, seconds=2.0)
+
+    with PreferenceLog(folder) as log:
+        log.append(BatchOpened(id="r", target=2, time=NOW))
+        assert [log.append(rated(name)) for name in ("a", "b", "a")] == [True, True, False]
+        with pytest.raises(StorageError, match="Bo has nothing named a that can be undone"):
+            log.append(Undo(id="a", annotator="Bo", time=NOW))
+    refresh(folder)
+    with PreferenceLog(folder) as log:
+        log.append(Undo(id="a", annotator="Ann", time=NOW))
+        log.append(rated("c", "Bo"))
+        assert log.batches()[0].comparisons == 2
+    assert [rating.id for rating in read_ratings(folder, "r")] == ["b", "c"]
+    with connect(store) as db:
+        [row] = status(db)
+    assert (row["target"], row["annotations"], row["questions"], row["annotators"]) == (2, 2, 1, 2)
+    for view in ("annotations", "preferences", "texts"):
+        assert query(store, f"SELECT count(*) FROM {view}")[1] == [(0,)]
+    with PreferenceLog(folder) as log:
+        assert log.batches()[0].comparisons == 2, "as before, read anew"
+        log.append(BatchFrozen(id="r", time=NOW))
+        with pytest.raises(StorageError, match="Batch r is frozen"):
+            log.append(rated("d"))
+        with pytest.raises(StorageError, match="its batch is frozen"):
+            log.append(Undo(id="c", annotator="Bo", time=NOW))

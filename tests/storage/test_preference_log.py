@@ -90,7 +90,7 @@ def test_batches_know_how_far_they_are(tmp_path: Path) -> None:
             ]
             log.close()
             log = PreferenceLog(tmp_path)
-        with pytest.raises(StorageError, match="no comparison zzz"):
+        with pytest.raises(StorageError, match="nothing named zzz"):
             log.append(Undo(id="zzz", annotator="Bo", time=NOW))
         with pytest.raises(StorageError, match="another's"):
             log.append(Undo(id="a", annotator="Bo", time=NOW))

@@ -13,8 +13,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from deployments.services.annotation.access import COOKIE, SESSION_SECONDS, Access, Refused, read_form
 from deployments.services.annotation.desk import Desk
 from deployments.services.annotation.pages import HERE, Site
+from deployments.services.annotation.panel import Panel
 from deployments.services.annotation.playground import add_playground
 from deployments.services.annotation.questions import add_questions
+from deployments.services.annotation.ratings import add_ratings
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; form-action 'self'; base-uri 'none'",
@@ -24,12 +26,21 @@ HEADERS = {
 }
 
 
-def create_app(desk: Desk, access: Access, hosts: list[str]) -> FastAPI:
-    """Return the service; it answers to these host names only."""
+ASKING = {
+    "helpfulness": "Helpfulness",
+    "safety": "Safety",
+    "red-team": "Red team",
+    "playground": "Playground",
+}
+RATING = {"ratings": "Ratings"}
+
+
+def create_app(work: Desk | Panel, access: Access, hosts: list[str]) -> FastAPI:
+    """Return the service, for comparisons that models learn from or for ratings; it answers to these hosts only."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
-    site = Site(access)
+    site = Site(access, RATING if isinstance(work, Panel) else ASKING)
 
     @app.middleware("http")
     async def headers(request: Request, go_on: Any) -> Response:
@@ -45,8 +56,11 @@ def create_app(desk: Desk, access: Access, hosts: list[str]) -> FastAPI:
         return site.page(request, "message.html", status, title="Refused", message=str(error))
 
     add_signing_in(app, site)
-    add_questions(app, site, desk)
-    add_playground(app, site, desk.speakers, desk.sampling)
+    if isinstance(work, Panel):
+        add_ratings(app, site, work)
+    else:
+        add_questions(app, site, work)
+        add_playground(app, site, work.speakers, work.sampling)
     return app
 
 
@@ -54,7 +68,7 @@ def add_signing_in(app: FastAPI, site: Site) -> None:
     @app.get("/")
     def home(request: Request) -> Response:
         site.access.annotator(request)
-        return RedirectResponse("/helpfulness", 303)
+        return RedirectResponse(f"/{next(iter(site.pages))}", 303)
 
     @app.get("/health")
     def health() -> dict[str, str]:

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from storage.preference_events import BatchFrozen
 from storage.preference_log import PreferenceLog
-from storage.preference_orders import Order, orders
+from storage.preference_orders import AnyOrder, Order, orders
 
 LOOK_SECONDS = 1.0
 
 
-def next_order(log: PreferenceLog) -> Order | None:
+def next_order(log: PreferenceLog) -> AnyOrder | None:
     """Return the oldest order whose batch is not frozen."""
     frozen = {batch.name for batch in log.batches() if batch.frozen}
     return next((order for order in orders(log.folder) if order.batch not in frozen), None)
 
 
-def freeze_if_complete(log: PreferenceLog, order: Order) -> bool:
+def freeze_if_complete(log: PreferenceLog, order: AnyOrder) -> bool:
     """Close an ordered batch that has what it wants; return whether it has."""
     made = next((batch.comparisons for batch in log.batches() if batch.name == order.batch), 0)
     if made < order.target:
@@ -29,9 +29,12 @@ def freeze_if_complete(log: PreferenceLog, order: Order) -> bool:
     return True
 
 
-def go_on(order: Order, say: Callable[[str], None]) -> None:
-    """Tell Prefect, where its server is known, that a batch is frozen, and resume the flow run that waits for it."""
-    if "PREFECT_API_URL" in os.environ:
+def go_on(order: AnyOrder, say: Callable[[str], None]) -> None:
+    """Tell Prefect, where its server is known, that a batch is frozen, and resume the flow run that waits for it.
+
+    Of ratings it is not told: an automation begins rounds of RLHF with what no flow run waits for.
+    """
+    if "PREFECT_API_URL" in os.environ and isinstance(order, Order):
         tell_frozen(order.batch, awaited=bool(order.flow_run))
     if not order.flow_run:
         say(f"Batch {order.batch} is frozen: run the flow that ordered it again.")
@@ -62,7 +65,7 @@ def tell_frozen(batch: str, awaited: bool) -> None:
 class Watch:
     """Looks beside the service whether its batch is done, or whether one was ordered while it asks for another."""
 
-    def __init__(self, log: PreferenceLog, order: Order | None, stop: Callable[[], None]) -> None:
+    def __init__(self, log: PreferenceLog, order: AnyOrder | None, stop: Callable[[], None]) -> None:
         self.frozen = False
         self._log, self._order, self._stop = log, order, stop
         self._over = Event()

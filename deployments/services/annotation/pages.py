@@ -21,16 +21,17 @@ _TEMPLATES = jinja2.Environment(
 
 
 class Site:
-    """Pages as this browser's annotator sees them."""
+    """Pages as this browser's annotator sees them; `pages` are those of the menu, name -> label."""
 
-    def __init__(self, access: Access) -> None:
-        self.access = access
+    def __init__(self, access: Access, pages: dict[str, str]) -> None:
+        self.access, self.pages = access, pages
 
     def page(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         values = {
             "annotator": "",
             "page": "",
             "error": "",
+            "pages": self.pages,
             **values,
             "form_secret": self.access.form_secret(request),
         }

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from prefect.testing.utilities import prefect_test_harness
 from deployments.services.annotation.access import Access
 from deployments.services.annotation.app import create_app
 from deployments.services.annotation.desk import Desk
+from deployments.services.annotation.panel import Panel, Question
 from deployments.services.annotation.seat import Queued
 from deployments.services.prefect_server import free_port
 from flows.reward import reward, reward_report
 from storage.artifacts import Store, digest_of
 from storage.preference_events import Comparison, Turn
-from storage.preference_log import read_events
+from storage.preference_log import PreferenceLog, read_events, read_ratings
+from storage.preference_orders import RatingOrder
 from tasks.reward_recipe import BARS, DOMAINS, FitnessRecipe, RewardRecipe, RewardReportRecipe
 from tasks.runtime import Runtime
 
@@ -37,6 +40,18 @@ WORDS = ("the cat sat on?", "猫坐在哪里?", "أين جلست القطة؟", 
 WIDTHS = (1400, 420)
 
 
+@contextmanager
+def serving(work: Desk | Panel, access: Access) -> Iterator[str]:
+    port = free_port()
+    app = create_app(work, access, ["127.0.0.1"])
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
 @pytest.fixture
 def service(make_desk: Callable[..., Desk], access: Access) -> Iterator[tuple[str, Desk]]:
     prompts = [
@@ -48,14 +63,9 @@ def service(make_desk: Callable[..., Desk], access: Access) -> Iterator[tuple[st
         )
         for n in range(60)
     ]
-    desk, port = make_desk(agreement_share=0.2, queue=prompts), free_port()
-    app = create_app(desk, access, ["127.0.0.1"])
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    yield f"http://127.0.0.1:{port}", desk
-    server.should_exit = True
-    thread.join()
+    desk = make_desk(agreement_share=0.2, queue=prompts)
+    with serving(desk, access) as address:
+        yield address, desk
 
 
 def test_two_annotators_and_thirty_comparisons(service: tuple[str, Desk], access: Access) -> None:
@@ -95,6 +105,42 @@ def test_two_annotators_and_thirty_comparisons(service: tuple[str, Desk], access
             assert page.locator("h1").count() == 1 and page.locator("figure svg").count() > 0
             accessible(page)
         browser.close()
+
+
+@pytest.mark.parametrize("answers", [2, 1])
+def test_a_panel_rates_by_keyboard(answers: int, access: Access) -> None:
+    asked = [
+        Question(
+            str(n),
+            n % 2 == 1,
+            (Turn(role="user", content=WORDS[n]),),
+            (f"{n} <b>a</b>", f"{n} 猫" * 90)[:answers],
+        )
+        for n in range(4)
+    ]
+    order = RatingOrder(batch="r", sheet="sheet/1", target=8, raters=2, placed=1.0)
+    with PreferenceLog(access.folder) as log, serving(Panel(log, order, asked), access) as address:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            for name, width in zip(("alice", "bob"), WIDTHS, strict=True):
+                page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+                page.goto(address)
+                page.keyboard.type(access.add(name))
+                page.keyboard.press("Enter")
+                for number in range(4):
+                    page.wait_for_selector(f"text=yours {number}")
+                    assert page.locator(".answer b, .turn > b:not([dir])").count() == 0
+                    accessible(page)
+                    page.keyboard.press(str(number + 1))
+                    page.keyboard.press("Enter")
+                page.wait_for_selector("text=Nothing waits for you")
+                accessible(page)
+                page.keyboard.press("u")
+                page.wait_for_selector("text=yours 3")
+            browser.close()
+        made = read_ratings(log.folder, "r")
+    values = {abs(rating.value) if answers == 2 else rating.value for rating in made}
+    assert len(made) == 6 and values == ({3, 2, 1} if answers == 2 else {1, 2, 3})
 
 
 def learned_from(home: Path, chat: Path) -> Path:
