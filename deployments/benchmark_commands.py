@@ -31,7 +31,9 @@ console = Console()
 def evaluate(
     model: Model = "",
     tasks: Annotated[str, typer.Option(help="lm-eval's names, and ours, joined by commas.")] = "",
-    suite: Annotated[str, typer.Option(help="table3, safety, tools, chinese, biomedical or starter.")] = "",
+    suite: Annotated[
+        str, typer.Option(help="table3, safety, code, tools, chinese, biomedical or starter.")
+    ] = "",
     shots: Annotated[int | None, typer.Option(min=0, help="Examples before a question, for --tasks.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task.")] = None,
     bos: Annotated[bool, typer.Option(help="Begin prompts with BOS.")] = True,
@@ -105,6 +107,30 @@ def evaluate(
     console.print(f"[bold green]Done.[/] {artifact.path}/samples.parquet has every answer", soft_wrap=True)
 
 
+@app.command(epilog="Examples: llama2 card ppo;  llama2 card base sft ppo;  llama2 card llama-2-7b/")
+def card(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Artifacts or paths.")
+    ] = None,
+    home: Home = Path("var"),
+) -> None:
+    """Write one page on a model, or several side by side: scores beside Llama 2's, data, costs, lineage, limits."""
+    prepare(home)
+    from deployments.services.flow_runs import running_flows
+
+    store = Store(home / "artifacts")
+    names = models or [model_artifact("", store).name]
+    for name in names:
+        if not Path(name).exists():
+            model_artifact(name, store)  # a name that is none is told before anything starts
+    with running_flows(home):
+        from flows.evaluate import report_card
+        from tasks.runtime import Runtime
+
+        made = report_card(names, Runtime(home=home))
+    print(store.resolve(made).file("card.html").absolute())
+
+
 @files.command(
     epilog="Examples: llama2 benchmarks add test.jsonl --as gsm8k;  llama2 benchmarks add downloads/"
 )
@@ -155,10 +181,12 @@ def _source(model: str, home: Path) -> tuple[str, str]:
 
 
 def _show(rows: list[dict[str, str]]) -> None:
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(row[name] for name in columns), end_section=row["task"] == "mean")
+    from tasks.suite_tables import compact
+
+    shown = compact([{name: cell for name, cell in row.items() if name != "asked"} for row in rows])
+    table = Table(*shown[0])
+    for row in shown:
+        table.add_row(*row.values(), end_section=row["task"] == "mean")
     console.print(table)
 
 

@@ -126,10 +126,12 @@ def convert(
     adapters: Adapters = None,
     home: Home = Path("var"),
 ) -> None:
-    """Convert a model to another format, read it back, and compare tokens and logits with the source's."""
+    """Convert a model to another format, with a model card; read it back, and compare tokens and logits."""
     from llama2_core.interop.convert import convert as convert_model
 
-    found = convert_model(model_path(source, home), destination, to, shards, quantization, adapters or ())
+    path = model_path(source, home)
+    card = _card(destination.name.removesuffix(".gguf"), path, to, home, adapters)
+    found = convert_model(path, destination, to, shards, quantization, adapters or (), card)
     console.print(
         f"{destination}: logits differ by at most {found.largest:.3g}, root mean square {found.relative:.3g} "
         f"of their standard deviation (bound {found.bound:g}); the same token is likeliest at "
@@ -188,7 +190,8 @@ def register(
     tracker = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow")
     with tempfile.TemporaryDirectory() as scratch:
         served = Path(scratch) / "model"
-        convert_model(path, served, "native", adapters=adapters or ())
+        card = _card(name, path, "native", home, adapters)
+        convert_model(path, served, "native", adapters=adapters or (), card=card)
         version = tracker.register(name, alias, CHAT_MODEL, served, {"llama2.source": str(path)})
     console.print(f"models:/{name}/{version} is {alias} now. Serve it:")
     console.print(
@@ -272,6 +275,15 @@ def model_path(model: str, home: Path) -> Path:
     artifact = model_artifact(model, Store(home / "artifacts"))
     console.print(f"[dim]{artifact.name}[/]")
     return artifact.path
+
+
+def _card(name: str, path: Path, to: str, home: Path, adapters: list[Path] | None) -> str:
+    prepare(home)
+    from tasks.model_card import known_at, model_card
+
+    return model_card(
+        known_at(name, path, Store(home / "artifacts")), to, [each.name for each in adapters or ()]
+    )
 
 
 def _load(

@@ -10,6 +10,8 @@ from tasks.contamination import contamination
 from tasks.evaluate import evaluate as evaluate_task
 from tasks.own import own_model
 from tasks.recipes import EvaluationRecipe
+from tasks.report_card import chosen_models
+from tasks.report_card import report_card as report_card_task
 from tasks.runtime import Runtime
 
 
@@ -41,3 +43,9 @@ def benchmarks(
     if search:
         contamination(search, name, label, runtime)
     return name
+
+
+@flow(name="report card", flow_run_name="report card")
+def report_card(models: list[str], runtime: Runtime = Runtime()) -> str:
+    """Write one page on models, artifacts or paths: scores beside Llama 2's, data, costs, lineage, limits."""
+    return report_card_task(chosen_models(models, runtime), runtime)

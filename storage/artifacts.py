@@ -197,8 +197,11 @@ class Store:
         choices = f"Did you mean {', '.join(near)}?" if near else "The store is empty: run a stage first."
         raise ArtifactNotFound(f"No artifact {text!r} in {self.root}. {choices}")
 
-    def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """All ancestors, each once, parents before children. Raises ArtifactNotFound when one was deleted."""
+    def lineage(self, artifact: Artifact, whole: bool = True) -> list[Artifact]:
+        """All ancestors, each once, parents before children.
+
+        What was deleted raises ArtifactNotFound or, if the lineage need not be whole, is left out.
+        """
         ancestors: dict[str, Artifact] = {}
 
         def visit(child: Artifact) -> None:
@@ -207,6 +210,8 @@ class Store:
                     continue
                 parent = self.find(*name.split("/", 1))
                 if parent is None:
+                    if not whole:
+                        continue
                     raise ArtifactNotFound(f"{name}, {role} of {child.name}, is gone. Run its stage again.")
                 visit(parent)
                 ancestors[name] = parent

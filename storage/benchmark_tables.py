@@ -29,6 +29,9 @@ BENCHMARK_SCORES = pa.schema(
         "high": _NUMBER,
         "n": _COUNT,
         "higher_is_better": _FLAG,
+        "version": _TEXT,  # of the task's file
+        "prompt_hash": _TEXT,  # SHA-256 of all that was asked: prompts, choices, settings of generation
+        "members": pa.list_(_TEXT),  # the single tasks that it is the score of
     }
 )
 CONTAMINATION = pa.schema(

@@ -12,8 +12,11 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.config import ModelConfig, Record
 from llama2_core.errors import DataError
 from llama2_core.seeding import derive_seed
+from storage.artifacts import Store
 from tasks.adapt_recipe import ContinueRecipe, Format, StartRecipe
+from tasks.card_facts import known_of
 from tasks.launch import Job, build, find
+from tasks.model_card import model_card
 from tasks.recipes import PretrainRecipe, TokensRecipe
 from tasks.runtime import Runtime
 from tasks.token_groups import Encoding, held_out_texts
@@ -109,14 +112,19 @@ def held_out(recipe: TokensRecipe, documents: Path, seed: int) -> list[str]:
 
 @task(name="export", task_run_name="export to {format}", cache_policy=NO_CACHE)
 def export(model: str, format: Format, runtime: Runtime) -> str:
-    """Write a model in another format, read back and found equal."""
+    """Write a model in another format, read back and found equal, with a card of what the store has on it."""
+    artifact = find(model, runtime)
+    label = f"{artifact.kind}-{artifact.digest[:12]}"
+    known = known_of(label, artifact, Store(runtime.store_root))
 
     def work(directory: Path) -> dict[str, Any]:
         from llama2_core.interop.convert import convert
 
         name = "model.gguf" if format == "gguf" else format
-        compared = convert(find(model, runtime).path, directory / name, format)
+        compared = convert(artifact.path, directory / name, format, card=model_card(known, format))
         return {"largest_difference": compared.largest}
 
-    job = Job(f"export to {format}", "export", ExportRecipe(format=format), parents={"model": model})
-    return build(job, runtime, work)
+    parents = {"model": model, **{role: about.full_name for role, about in known.found.items()}}
+    return build(
+        Job(f"export to {format}", "export", ExportRecipe(format=format), parents=parents), runtime, work
+    )

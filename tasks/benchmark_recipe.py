@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from llama2_core.config import Natural, Positive, Record
+from llama2_core.errors import ConfigError
 from tasks.sandbox import available
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -75,8 +76,12 @@ class Member(Record):
     """The model's answers are executed: left out where there is no sandbox."""
     judged: bool = False
     """By a judge: left out without one."""
+    table: str = ""
+    """Of the paper, that prints them."""
     paper: tuple[float | None, ...] = ()
     """Llama 2's scores in percent: 7B, 13B, 34B, 70B."""
+    paper_chat: tuple[float | None, ...] = ()
+    """The same of Llama 2-Chat."""
     note: str = ""
     """Where this differs from the paper, or the paper from itself."""
 
@@ -86,6 +91,8 @@ class Group(Record):
 
     members: tuple[Member, ...]
     """Data sets."""
+    table: str = ""
+    """Of the paper, that prints their mean."""
     paper: tuple[float | None, ...] = ()
     """The mean as the paper prints it: 7B, 13B, 34B, 70B."""
     note: str = ""
@@ -108,13 +115,20 @@ def suites() -> dict[str, dict[str, Group]]:
 
 
 def suite_recipe(suite: str, **settings: Any) -> BenchmarkRecipe:
-    """Return the recipe of a suite's tasks, without those that need a sandbox or a judge where there is none."""
+    """Return the recipe of a suite's tasks, without those that need a sandbox or a judge where there is none.
+
+    Raises ConfigError where none is left.
+    """
     everything = [member for group in suites()[suite].values() for member in group.members]
     members = [
         m
         for m in everything
         if not (m.runs_code and available()) and not (m.judged and not settings.get("judge"))
     ]
+    if not members:
+        raise ConfigError(
+            f"no task of the suite {suite} can be asked here: {available() or 'give a --judge'}"
+        )
     once = dict.fromkeys((member.task, member.shots) for member in members)
     tasks = tuple(TaskRecipe(name=name, shots=shots) for name, shots in once)
     return BenchmarkRecipe(tasks=tasks, suite=suite, **settings)

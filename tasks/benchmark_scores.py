@@ -79,3 +79,8 @@ def judged_later(document: Document, results: Sequence[str]) -> dict[str, float]
 
 def without_small_religions(documents: Any) -> Any:
     return documents.filter(lambda each: each["group"].lower() not in SMALL_RELIGIONS)
+
+
+def as_one_question(documents: Any) -> Any:
+    """ASDiv's body and question, together."""
+    return documents.map(lambda each: {"question": f"{each['body']} {each['question']}"})

@@ -1,7 +1,8 @@
 """What the worker does for an evaluation on benchmarks: lm-eval asks, our model answers, all answers stay."""
 
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama2_core.evaluation.statistics import Z95, proportion
@@ -82,6 +83,7 @@ def score_rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
             stderr = facts.get(f"{metric}_stderr,{filter_}")
             stderr = float(stderr) if isinstance(stderr, int | float) else None
             low, high = _interval(float(value), stderr, values)
+            members = list(_members(name, found["group_subtasks"]))
             yield {
                 "task": name,
                 "is_group": name in found.get("groups", {}),
@@ -94,7 +96,24 @@ def score_rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "high": high,
                 "n": n,
                 "higher_is_better": found["higher_is_better"].get(name, {}).get(metric),
+                "version": str(found["versions"].get(name, "")),
+                "prompt_hash": _prompt_hash(found, members),
+                "members": members,
             }
+
+
+def _members(name: str, groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield the single tasks of a group, of groups within it too; a task itself."""
+    for member in groups.get(name, ()):
+        yield from _members(member, groups)
+    if name not in groups:
+        yield name
+
+
+def _prompt_hash(found: dict[str, Any], members: Sequence[str]) -> str:
+    samples = (each for name in members for each in found["samples"].get(name, []))
+    asked = dict.fromkeys(_json([each["doc_id"], each["arguments"]]) for each in samples)
+    return hashlib.sha256("\n".join(asked).encode()).hexdigest()
 
 
 def _interval(value: float, stderr: float | None, values: list[Any]) -> tuple[float | None, float | None]:

@@ -7,15 +7,14 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from llama2_core.errors import ConfigError
-from storage.artifacts import Store
+from storage.artifacts import Artifact, Store
 from storage.benchmark_tables import BENCHMARK_SCORES
 from storage.schemas import read_table
 from tasks.benchmark_data import DATA, datasets, newest
-from tasks.benchmark_recipe import BenchmarkRecipe, stay_offline, suites
-from tasks.launch import Job, build, find
+from tasks.benchmark_recipe import BenchmarkRecipe, stay_offline
+from tasks.launch import Job, build, find, tracker
 from tasks.runtime import Runtime
-
-Rows = list[dict[str, str]]
+from tasks.suite_tables import Table, score_table, suite_table
 
 
 @task(name="benchmarks", task_run_name="benchmarks of {label}", cache_policy=NO_CACHE)
@@ -24,9 +23,9 @@ def benchmarks(recipe: BenchmarkRecipe, model: str, label: str, seed: int, runti
     data = data_of(recipe, runtime)
     job = Job(f"benchmarks of {label}", "benchmarks", recipe, seed, {"model": model, **data})
     name = build(job, runtime)
-    create_table_artifact(
-        key="benchmarks", table=tables(name, runtime), description="Percent, with 95% intervals"
-    )
+    table = tables(name, runtime)
+    publish(find(name, runtime), table, runtime)
+    create_table_artifact(key="benchmarks", table=table, description="Percent, with 95% intervals")
     return name
 
 
@@ -58,72 +57,22 @@ def _needed(recipe: BenchmarkRecipe) -> dict[str, set[str]]:
     return datasets_needed(recipe)
 
 
-def tables(name: str, runtime: Runtime) -> Rows:
+def tables(name: str, runtime: Runtime) -> Table:
     """Return what an evaluation found: a suite with the paper's scores, or every score."""
     artifact = find(name, runtime)
-    scores = read_table(artifact.file("scores.parquet"), BENCHMARK_SCORES)
+    scores = {"score": read_table(artifact.file("scores.parquet"), BENCHMARK_SCORES)}
     suite = artifact.manifest.recipe["suite"]
     return suite_table(suite, scores) if suite else score_table(scores)
 
 
-def score_table(scores: list[dict]) -> Rows:
-    """Return one row a task and metric; of groups their own, not their members'."""
-    return [
-        {
-            "task": row["task"],
-            "metric": f"{row['metric']} ({row['filter']})",
-            "shots": "" if row["shots"] is None else str(row["shots"]),
-            "score": _interval(row),
-            "n": str(row["n"]),
-        }
-        for row in scores
-    ]
-
-
-def suite_table(suite: str, scores: list[dict]) -> Rows:
-    """Return one row a member, and one a group with the mean of its members; beside them the paper's scores."""
-    found = {(row["task"], f"{row['metric']},{row['filter']}"): row for row in scores}
-    rows: Rows = []
-    for name, group in suites()[suite].items():
-        mine = [found.get((member.task, member.metric)) for member in group.members]
-        for member, row in zip(group.members, mine, strict=True):
-            left_out = "no sandbox" if member.runs_code else "no judge" if member.judged else "no data"
-            cells = {"score": _interval(row), "n": str(row["n"])} if row else {"score": left_out, "n": ""}
-            shots = "" if member.shots is None else str(member.shots)
-            rows.append(
-                {
-                    "group": name,
-                    "task": member.task,
-                    "shots": shots,
-                    **cells,
-                    **_paper(member.paper),
-                    "note": member.note,
-                }
-            )
-        if len(mine) > 1 and group.paper:
-            whole = all(mine)
-            mean = sum(row["value"] for row in mine if row) / len(mine) if whole else 0.0
-            cells = {"score": f"{100 * mean:.1f}" if whole else "incomplete", "n": ""}
-            rows.append(
-                {
-                    "group": name,
-                    "task": "mean",
-                    "shots": "",
-                    **cells,
-                    **_paper(group.paper),
-                    "note": group.note,
-                }
-            )
-    return rows
-
-
-def _interval(row: dict) -> str:
-    value = f"{100 * row['value']:.1f}"
-    return value if row["low"] is None else f"{value} ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
-
-
-def _paper(scores: tuple[float | None, ...]) -> dict[str, str]:
-    """The sizes of Llama 2."""
-    sizes = ("7B", "13B", "34B", "70B")
-    padded = (*scores, None, None, None, None)
-    return {size: "" if value is None else f"{value:g}" for size, value in zip(sizes, padded, strict=False)}
+def publish(evaluation: Artifact, table: Table, runtime: Runtime) -> None:
+    """Put every prompt, answer and score beside the stage's run in MLflow, with hashes of what was asked."""
+    tracking = tracker(runtime)
+    if not (run_id := tracking.newest(evaluation.digest)):
+        return
+    for name in ("samples.parquet", "scores.parquet"):
+        tracking.log_file(run_id, evaluation.file(name))
+    scores = read_table(evaluation.file("scores.parquet"), BENCHMARK_SCORES)
+    asked = {row["task"]: {"prompt_hash": row["prompt_hash"], "version": row["version"]} for row in scores}
+    tracking.log_params(run_id, {"tasks": asked})
+    tracking.log_table(run_id, "scores.json", list(table[0]), [tuple(row.values()) for row in table])

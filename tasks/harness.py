@@ -30,12 +30,13 @@ from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import Tokenizer
 from storage.disk import naming_full_disk
 from storage.metrics import MetricLog, read_metrics
+from tasks.calculator import END, SETTING, Asked, answered, until_call
 
 NEW_TOKENS = 256
 """Of an answer, where a task says nothing: lm-eval's default."""
 BOOTSTRAPS = 1000
 """Drawn for the standard errors of what is no mean."""
-KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty"}
+KNOWN = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", "repetition_penalty", SETTING}
 """Settings of generation that are followed; others are counted and told."""
 
 
@@ -136,16 +137,19 @@ class HarnessModel(TemplateLM):
         return [sum(self.answers.of[key][0] for key in keys) for keys in windows_of]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        asked: dict[str, tuple[str, Request]] = {}
+        asked = [Asked(str(request.task_name), *cast("Any", request.args)) for request in requests]
+        return answered(asked, self._generate, lambda text: len(self.pieces.encode(text)))
+
+    def _generate(self, requests: Sequence[Asked]) -> list[str]:
+        asked: dict[str, tuple[Asked, Request]] = {}
         keys, seen = [], Counter()
         for request in requests:
-            context, settings = cast("tuple[str, dict[str, Any]]", request.args)
-            name = request_key("generate", context, settings)
+            name = request_key("generate", request.context, request.settings)
             seen[name] += 1  # a task may ask the same several times
             keys.append(key := f"{name}-{seen[name]}")
-            asked[key] = (str(request.task_name), self._request(key, context, settings))
+            asked[key] = request, self._request(key, request.context, request.settings)
         self.counts["requests"] += len(keys)
-        waiting = [(task, key) for key, (task, _) in asked.items() if key not in self.answers.of]
+        waiting = [(request.task, key) for key, (request, _) in asked.items() if key not in self.answers.of]
         left = len(waiting)
         for _, of_task in groupby(sorted(waiting), key=lambda each: each[0]):
             names = sorted((key for _, key in of_task), key=lambda key: -len(asked[key][1].tokens))
@@ -156,15 +160,23 @@ class HarnessModel(TemplateLM):
             done = generate(self.model, todo, self.pieces.eos_id, self.slots, self.pieces.decode, shared)
             for index, said in done:
                 left -= 1
-                text = until_stop(self.pieces.decode(said.tokens), todo[index].config.stop)
-                self.answers.add(names[index], text, left)
+                calculates = bool(asked[names[index]][0].settings.get(SETTING))
+                self.answers.add(names[index], self._text(todo[index], said.tokens, calculates), left)
         return [self.answers.of[key] for key in keys]
+
+    def _text(self, request: Request, tokens: list[int], calculates: bool) -> str:
+        """Return an answer up to its stop; one that goes on after a call keeps the space that it begins with."""
+        if not calculates:
+            return until_stop(self.pieces.decode(tokens), request.config.stop)
+        before = request.tokens[-1]
+        text = self.pieces.decode([before, *tokens]).removeprefix(self.pieces.decode([before]))
+        return until_call(text, request.config.stop)
 
     def _request(self, key: str, context: str, settings: dict[str, Any]) -> Request:
         told: dict[str, Any] = dict(normalize_gen_kwargs(settings, NEW_TOKENS))
         for unknown in told.keys() - KNOWN:
             self.counts[f"ignored {unknown}"] += 1
-        stop = handle_stop_sequences(told["until"], eos="</s>")
+        stop = handle_stop_sequences(told["until"], eos="</s>") + [END] * bool(told.get(SETTING))
         new = told["max_gen_toks"]
         if new >= self.max_length:
             new = max(1, self.max_length // 2)

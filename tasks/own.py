@@ -26,9 +26,6 @@ class Own(Record):
 @task(name="own model", task_run_name="model {path}", cache_policy=NO_CACHE)
 def own_model(path: Path, runtime: Runtime) -> str:
     """Read a model of any format into the store, as a base that can be fine-tuned."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    content = {file.relative_to(path).as_posix(): content_digest(file) for file in files}
-    job = Job(f"model {path.name}", "base", Own(), inputs={"content": content})
 
     def work(directory: Path) -> dict[str, Any]:
         from llama2_core.interop import convert, native  # noqa: PLC0415  (torch takes seconds)
@@ -37,7 +34,14 @@ def own_model(path: Path, runtime: Runtime) -> str:
         native.write(model, directory)
         return {"parameters": sum(math.prod(tensor.shape) for tensor in model.tensors.values())}
 
-    return build(job, runtime, work)
+    return build(own_job(path), runtime, work)
+
+
+def own_job(path: Path) -> Job:
+    """Return the stage that reads a model into the store, named by what its files hold."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    content = {file.relative_to(path).as_posix(): content_digest(file) for file in files}
+    return Job(f"model {path.name}", "base", Own(), inputs={"content": content})
 
 
 def chosen_model(name: str, runtime: Runtime) -> str:

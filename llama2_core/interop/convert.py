@@ -113,10 +113,11 @@ def convert(
     shards: int | None = None,
     quantization: Quantization | None = None,
     adapters: Sequence[Path] = (),
+    card: str = "",
 ) -> Comparison:
     """Write the model at `source` to `destination`, which appears only when it has been read back and found equal.
 
-    PEFT adapters are merged into it in turn.
+    PEFT adapters are merged into it in turn. A model card becomes its README.md or, beside a GGUF, NAME.md.
     Raises ConfigError when the destination exists or an option does not belong to the format, CheckpointError when
     the source is broken or the result is further from it than the format's bound.
     """
@@ -126,9 +127,17 @@ def convert(
         raise ConfigError(f"only GGUF is quantized: leave out {quantization}, or convert to gguf")
     model = read_adapted(source, adapters)
     _expressible(model.config, to)
+    beside = destination.with_suffix(".md") if card and to == "gguf" else None
+    if beside and beside.exists():
+        raise ConfigError(f"{beside} exists already, where the model card would be: name a new path")
     with appearing(destination) as partial:
         _write(model, partial, to, shards, quantization or "f32")
-        return compare(model, READERS[to](partial), BOUNDS[quantization or "f32"], UNSAID[to])
+        if card and not beside:
+            (partial / "README.md").write_text(card, encoding="utf-8")
+        compared = compare(model, READERS[to](partial), BOUNDS[quantization or "f32"], UNSAID[to])
+    if beside:
+        beside.write_text(card, encoding="utf-8")
+    return compared
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from llama2_core.training.checkpoint import save_model
 from storage.artifacts import Store
 from storage.benchmark_tables import BENCHMARK_SAMPLES, BENCHMARK_SCORES
 from storage.schemas import read_table
+from storage.tracking import Tracker
 from tests.tasks import benchmark_files
 
 pytest.importorskip("lm_eval", reason="lm-eval, the extra `evaluation`, is not installed")
@@ -52,6 +53,25 @@ def test_a_model_from_a_folder_is_evaluated_on_local_files(
     scores = read_table(made.file("scores.parquet"), BENCHMARK_SCORES)
     assert all(row["low"] <= row["value"] <= row["high"] and row["n"] == 5 for row in scores)
 
+    tracking = Tracker(f"sqlite:///{home / 'mlflow.db'}", "llama2", home / "mlflow")
+    tracked = next(run for run in tracking.runs() if run.data.tags["llama2.digest"] == made.digest)
+    hashes = {row["task"]: row["prompt_hash"] for row in scores}
+    assert tracked.data.params["harness"] == "0.4.13"
+    assert tracked.data.params["tasks.svamp.prompt_hash"] == hashes["svamp"]
+    assert "scores/hellaswag/acc_none/value" in tracked.data.metrics
+    files = {path.name for path in (home / "mlflow" / tracked.info.run_id).rglob("*.*")}
+    assert files >= {"samples.parquet", "scores.parquet", "scores.json"}
+
+    status, said = llama2(home, "card", str(tmp_path / "mine"))
+    assert status == 0, said[-2000:]
+    page = Store(home / "artifacts").resolve("report-card").file("card.html")
+    assert str(page) in said and hashes["svamp"][:8] in page.read_text()
+
+    out = tmp_path / "out"
+    status, said = llama2(home, "convert", str(tmp_path / "mine"), str(out), "--to", "huggingface")
+    assert status == 0, said[-2000:]
+    assert hashes["hellaswag"] in (out / "README.md").read_text()
+
 
 def test_what_cannot_be_asked_is_told(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> None:
     save_model(tmp_path / "mine", model, tokenizer)
@@ -61,3 +81,8 @@ def test_what_cannot_be_asked_is_told(model: Transformer, tokenizer: Tokenizer, 
     ):
         status, said = llama2(tmp_path / "var", "evaluate", str(tmp_path / "mine"), *words)
         assert status == 1 and message in said
+
+
+def test_a_card_is_about_models_that_there_are(tmp_path: Path) -> None:
+    status, said = llama2(tmp_path / "var", "card", "ppo")
+    assert status == 1 and "No artifact 'ppo'" in said and "run a stage first" in said

@@ -89,6 +89,8 @@ def write(folder: Path) -> Path:
         json.dumps([{"sQuestion": q, "lSolutions": [s], "lEquations": ["X"]} for q, s, _, _ in asked]),
     )
     plain("ASDiv.xml", f"<S><ProblemSet>{''.join(_asdiv(a, b) for a, b in sums)}</ProblemSet></S>")
+    jsonl("HumanEval.jsonl", [_humaneval(a, b) for a, b in sums])
+    jsonl("mbpp.jsonl", [_mbpp(number, a, b) for number, (a, b) in enumerate(sums, 11)])
     header = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
     _csv(
         folder / "TruthfulQA.csv",
@@ -174,3 +176,27 @@ def _asdiv(a: int, b: int) -> str:
         f'<Problem ID="n"><Body>Ann has {a} pens.</Body><Question>How many with {b} more?</Question>'
         f"<Solution-Type>Addition</Solution-Type><Answer>{a + b} (pens)</Answer><Formula>{a}+{b}</Formula></Problem>"
     )
+
+
+def _humaneval(a: int, b: int) -> dict:
+    return {
+        "task_id": f"HumanEval/{a}-{b}",
+        "prompt": f'def total():\n    """Return {a} + {b}."""\n',
+        "entry_point": "total",
+        "canonical_solution": f"    return {a + b}\n",
+        "test": f"def check(candidate):\n    assert candidate() == {a + b}\n",
+    }
+
+
+def _mbpp(number: int, a: int, b: int) -> dict:
+    asked = {
+        "task_id": number,
+        "text": f"Write a function that returns {a} + {b}.",
+        "code": f"def total(): return {a + b}",
+    }
+    tests = {
+        "test_list": [f"assert total() == {a + b}"] * 3,
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    }
+    return {**asked, **tests}

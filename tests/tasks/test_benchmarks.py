@@ -14,6 +14,7 @@ pytest.importorskip("lm_eval", reason="lm-eval, the extra `evaluation`, is not i
 
 from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from llama2_core.config import ModelConfig
 from llama2_core.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from storage.artifacts import Store
 from tasks.benchmark_code import humaneval, mbpp
 from tasks.benchmark_data import add, newest
 from tasks.benchmark_judge import TASK, judge
-from tasks.benchmark_recipe import BenchmarkRecipe, TaskRecipe, suite_recipe, suites
+from tasks.benchmark_recipe import FOLDER, BenchmarkRecipe, TaskRecipe, suite_recipe, suites
 from tasks.benchmark_stage import score_rows
 from tasks.chat_server import ChatServer
 from tasks.harness import Answers, HarnessModel
@@ -31,6 +32,7 @@ from tasks.harness_tasks import datasets_needed, load_tasks
 from tasks.sandbox import available
 from tests.tasks import benchmark_files
 
+CALCULATING = ("svamp_calculator", "mawps_calculator", "asdiv_calculator")
 SPOKEN = {
     "gsm8k": "{answer}",
     "gsm8k_cot": "The answer is {target}.",
@@ -43,6 +45,7 @@ SPOKEN = {
     "svamp": "The answer is {target}",
     "mawps": "The answer is {target}",
     "asdiv_answered": "The answer is {target}",
+    **({} if available() else dict.fromkeys(CALCULATING, "CALCULATOR({target}) = {target}")),
 }
 """Generation tasks, and how a right answer is said."""
 CHOSEN = {
@@ -226,34 +229,44 @@ class Interrupted(Exception):
 def test_an_interrupted_evaluation_asks_for_the_rest_only(
     long_model: Transformer, tokenizer: Tokenizer, local: dict[str, Path], tmp_path: Path
 ) -> None:
-    asked = recipe("arc_easy", "svamp", limit=8)
+    """Stopped among choices, among code (where there is a sandbox), among other texts; a torn line each time."""
+    names = ("arc_easy", "svamp") if available() else ("arc_easy", "humaneval_sandboxed", "svamp")
+    asked = recipe(*names, limit=8)
+    total = 8 * 4 + 8 * (len(names) - 1)
 
     def run(lm: HarnessModel) -> Any:
         return evaluate(lm, load_tasks(asked, local, tmp_path), limit=asked.limit, bootstrap_iters=0)
 
-    whole = run(ours(long_model, tokenizer, tmp_path / "whole"))
-    stopped = ours(long_model, tokenizer, tmp_path / "parts")
-    add_one = stopped.answers.add
+    whole = run(ours(long_model, tokenizer, tmp_path / "whole", slots=4))
+    for most in (20, total - 12, total - 4):
+        stopped = ours(long_model, tokenizer, tmp_path / "parts", slots=4)
+        add_one = stopped.answers.add
 
-    def add_twenty(*answer: Any) -> None:
-        if len(stopped.answers.of) == 20:
-            raise Interrupted
-        add_one(*answer)
+        def add(
+            *answer: Any, stopped: HarnessModel = stopped, add_one: Any = add_one, most: int = most
+        ) -> None:
+            if len(stopped.answers.of) == most:
+                raise Interrupted
+            add_one(*answer)
 
-    stopped.answers.add = add_twenty
-    with pytest.raises(Interrupted):
-        run(stopped)
-    with (tmp_path / "parts" / "answers.jsonl").open("a") as file:
-        file.write('{"request": "torn')
-    again = ours(long_model, tokenizer, tmp_path / "parts")
-    assert again.answers.reused == 20
+        stopped.answers.add = add  # type: ignore[method-assign]
+        with pytest.raises(Interrupted):
+            run(stopped)
+        with (tmp_path / "parts" / "answers.jsonl").open("a") as file:
+            file.write('{"request": "torn')
+    again = ours(long_model, tokenizer, tmp_path / "parts", slots=4)
+    assert again.answers.reused == total - 4
     resumed = run(again)
     lines = (tmp_path / "parts" / "answers.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["request"] for line in lines}) == len(lines) == 8 * 4 + 8
+    assert len({json.loads(line)["request"] for line in lines}) == len(lines) == total
     assert resumed["results"] == whole["results"]
-    assert [each["resps"] for each in resumed["samples"]["svamp"]] == [
-        each["resps"] for each in whole["samples"]["svamp"]
-    ]
+    for name in names:
+        for each, other in zip(resumed["samples"][name], whole["samples"][name], strict=True):
+            if name == "arc_easy":  # other batches, other roundings
+                found, expected = ([choice[0][0] for choice in one["resps"]] for one in (each, other))
+                assert found == pytest.approx(expected, abs=1e-4)
+            else:
+                assert each["resps"] == other["resps"]
 
 
 def test_what_a_short_context_cuts_is_counted(
@@ -299,6 +312,10 @@ def test_too_few_examples_are_told(local: dict[str, Path], tmp_path: Path) -> No
 
 def test_every_suite_has_tasks_that_exist_and_data_in_the_table() -> None:
     for name in suites():
+        if name == "code" and available():
+            with pytest.raises(ConfigError, match="no task of the suite code can be asked here"):
+                suite_recipe(name)
+            continue
         needed = datasets_needed(suite_recipe(name))
         assert needed
         assert name == "starter" or all(needed.values())
@@ -387,3 +404,69 @@ def test_code_is_judged_in_a_sandbox(tmp_path: Path) -> None:
     ):
         assert humaneval(document, [body]) == {"pass@1": passed}
         assert mbpp(document, [document["prompt"] + body]) == {"pass@1": passed}
+
+
+class Coder(LM):
+    """Writes the right program in some of its samples."""
+
+    def __init__(self, right: dict[str, int]) -> None:
+        super().__init__()
+        self.right, self.said = dict(right), 0
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        return [self._program(request) for request in requests]
+
+    def _program(self, request: Any) -> str:
+        self.right[request.task_name] -= 1
+        if self.right[request.task_name] < 0:
+            return "    return 0" if request.task_name.startswith("human") else "x = 0"
+        return request.doc.get("canonical_solution") or request.doc["code"]
+
+    def loglikelihood(self, requests: list[Any]) -> Any:
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(available()), reason="there is no sandbox here")
+def test_pass_at_k_is_estimated_from_the_samples(local: dict[str, Path], tmp_path: Path) -> None:
+    """One of 200 samples right: half of all draws of 100 hold it. One of 80 right: every draw of 80 does."""
+    tasks = load_tasks(recipe("humaneval_pass100", "mbpp_pass80"), local, tmp_path)
+    found = evaluate(Coder({"humaneval_pass100": 1, "mbpp_pass80": 1}), tasks, limit=1, bootstrap_iters=0)
+    rows = {row["task"]: row for row in score_rows(found)}
+    assert {name: (row["metric"], row["value"]) for name, row in rows.items()} == {
+        "humaneval_pass100": ("pass@100", 0.5),
+        "mbpp_pass80": ("pass@80", 1.0),
+    }
+    assert [len(each["resps"][0]) for each in found["samples"]["humaneval_pass100"]] == [200]
+
+
+def test_tasks_of_code_sample_as_the_paper_says() -> None:
+    from llama2_core.evaluation.code import HUMANEVAL_STOPS, TOP_P, temperature
+
+    for name, k in (
+        ("humaneval_sandboxed", 1),
+        ("humaneval_pass100", 100),
+        ("mbpp_sandboxed", 1),
+        ("mbpp_pass80", 80),
+    ):
+        settings = load_yaml(FOLDER / f"{name}.yaml", resolve_func=False)["generation_kwargs"]
+        assert (settings["temperature"], settings["top_p"]) == (temperature(k), TOP_P)
+        assert settings["until"] == (list(HUMANEVAL_STOPS) if "humaneval" in name else ["[DONE]"])
+
+
+def test_what_was_asked_names_a_score(
+    long_model: Transformer, tokenizer: Tokenizer, local: dict[str, Path], tmp_path: Path
+) -> None:
+    """Other questions or settings, another hash; a group's is over its members."""
+
+    def hashes(*names: str, limit: int) -> dict[str, str]:
+        lm = ours(long_model, tokenizer, tmp_path, slots=4)
+        found = evaluate(lm, load_tasks(recipe(*names), local, tmp_path), limit=limit, bootstrap_iters=0)
+        rows = list(score_rows(found))
+        assert all(row["members"] == [row["task"]] or row["is_group"] for row in rows)
+        return {row["task"]: row["prompt_hash"] for row in rows}
+
+    first, again, more = (hashes("svamp", "arc_easy", limit=limit) for limit in (2, 2, 3))
+    assert first == again and len({*first.values(), *more.values()}) == 4
