@@ -27,8 +27,8 @@ from tasks.rounds_recipe import RetrainRecipe, Round
 from tasks.runtime import Runtime
 from tasks.stage_models import model_artifact
 
-TRIAL, FLOW_RUN, WHY = "llama2.trial", "llama2.flow_run", "llama2.decision"
-"""Tags of a candidate: the round that made it, the flow run that asks a person, what was decided."""
+TRIAL, FLOW_RUN, ANSWER, WHY = "llama2.trial", "llama2.flow_run", "llama2.answer", "llama2.decision"
+"""Tags of a candidate: the round that made it, who asks a person, what was answered, what became of it."""
 POLL_SECONDS = 1.0
 
 
@@ -121,7 +121,8 @@ def answer(approval: Approval, runtime: Runtime) -> str:
     if run := asked_elsewhere(runtime):
         resume_flow_run(run.id, approval.model_dump())
         return f"Flow run {run.name!r} goes on with this answer."
-    _record(_of(approval), _parents(trial), runtime)
+    number = versions(runtime)["candidate"].number
+    tracker(runtime).tag_version(NAME, number, {ANSWER: approval.model_dump_json()})
     return ""
 
 
@@ -131,25 +132,27 @@ def decide(trial: Trial, page: str, recipe: RetrainRecipe, runtime: Runtime) -> 
         return made
     held = find(trial.made.verdict, runtime).summary["candidates"]
     lines = [
-        f"V{trial.made.number} {stage} over {told['over']} {interval(told['win_rate'])}"
-        + (f", refused: {'; '.join(told['refused'])}" if told["refused"] else ", accepted")
+        f"V{trial.made.number} {stage} over {told['over']} {interval(told['win_rate'])}, "
+        + (f"refused: {'; '.join(told['refused'])}" if told["refused"] else "accepted")
         for stage, told in held.items()
     ]
     if trial.made.champion == trial.champion:
         return Decision(promoted=False, by="gate", reason=". ".join(lines))
+    again = command(recipe, runtime)
     tags = {TRIAL: trial.model_dump_json(), FLOW_RUN: deployed_run()}
-    version = offer(find(trial.made.champion, runtime), tags, runtime, f"`{command(recipe, runtime)}`")
+    version = offer(find(trial.made.champion, runtime), tags, runtime, f"`{again}`")
     if not recipe.approval:
         return Decision(promoted=True, by="gate", reason=". ".join(lines))
-    question = (
-        f"Shall version {version} of {NAME} become the champion? The gate says, in percent:\n\n"
-        + "\n".join(
-            f"- {line}"
-            for line in (*lines, *(f"new: {row['what']}, {row['how much']}" for row in trial.news))
+    if given := versions(runtime)["candidate"].tags.get(ANSWER):
+        said = Approval.model_validate_json(given)
+    else:
+        lines += [f"new: {row['what']}, {row['how much']}" for row in trial.news]
+        asked = (
+            f"Shall version {version} of {NAME} become the champion? In percent, with 95% intervals:\n\n- "
         )
-    )
-    question += f"\n\nThe report: {Path(page).absolute()}"
-    return _of(await_approval(question, f"approve-{version}", command(recipe, runtime)))
+        asked += "\n- ".join(lines) + f"\n\nThe report: {Path(page).absolute()}"
+        said = await_approval(asked, f"approve-{version}", again)
+    return Decision(promoted=said.approve, by="person", reason=said.reason)
 
 
 def carry_out(trial: Trial, decision: Decision, runtime: Runtime) -> str:
@@ -161,7 +164,7 @@ def carry_out(trial: Trial, decision: Decision, runtime: Runtime) -> str:
     candidate = _candidate(trial, runtime)
     if candidate:
         said = "promoted" if decision.promoted else "refused"
-        tracker(runtime).tag_version(NAME, candidate.number, {WHY: f"{said}: {because}"})
+        tracker(runtime).tag_version(NAME, candidate.number, {WHY: f"{said}: {because}", ANSWER: ""})
         if decision.promoted and not changed:
             promote(candidate.number, runtime)
             return f"Version {candidate.number}, {short(trial.made.champion)}, is the champion now. {because}"
@@ -189,10 +192,6 @@ def _is_mine(runtime: Runtime) -> bool:
     """Tell whether this flow run was suspended to ask about the candidate."""
     candidate, run = versions(runtime).get("candidate"), deployed_run()
     return bool(candidate and run and candidate.tags.get(FLOW_RUN) == run)
-
-
-def _of(approval: Approval) -> Decision:
-    return Decision(promoted=approval.approve, by="person", reason=approval.reason)
 
 
 def _parents(trial: Trial) -> dict[str, str]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,14 @@ class Scheduled:
         return len(parts) == 3 and all(part.healthy() for part in parts)
 
     def deploy(self, *changes: str) -> None:
+        """Deploy again, and wait for the runs that were sent out before: they have what was set before."""
         command = [sys.executable, "-c", DEPLOY, str(self.home), *changes]
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=170)
+        now, at_work = datetime.now(UTC), ("Pending", "Running")
+        wait_for(lambda: not any(m.state_name in at_work and m.created < now for m in self.runs()), 900)
+        self.seen |= {
+            (str(made.id), made.state_name) for made in self.runs() if made.state and made.state.is_final()
+        }
 
     def llama2(self, *words: str) -> str:
         command = [*COMMAND, *words, "--home", str(self.home)]
@@ -134,6 +141,7 @@ class Scheduled:
     def people(self, batch: str) -> None:
         """Freeze a batch of what the simulated annotator has said before, and tell the server."""
         rows = read_table(self.store.resolve("comparisons").file("comparisons.parquet"), COMPARISONS)
+        rows = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
         with PreferenceLog(self.home / "preferences") as log:
             log.append(BatchOpened(id=batch, target=80, time=NOW))
             for number, row in enumerate(rows[:80]):

@@ -1,5 +1,6 @@
 """What is new since a champion, and what becomes of its candidate: promoted, refused, asked about, rolled back."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from storage.errors import ArtifactNotFound
 from storage.preference_events import BatchFrozen, BatchOpened
 from storage.preference_log import PreferenceLog
 from storage.schemas import DOCUMENTS, DROPPED, write_table
+from tasks.launch import tracker
 from tasks.news import ancestry, news_since, tokens_recipe
 from tasks.people import Approval, AwaitingPeople
 from tasks.registry import register, roll_back, versions
@@ -144,8 +146,18 @@ class Home:
         return {a: v.artifact(self.store).full_name for a, v in versions(self.runtime).items()}
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's, empty: to migrate one takes seconds."""
+    runtime = Runtime(home=tmp_path_factory.mktemp("mlflow"))
+    tracker(runtime)
+    return runtime.home / "mlflow.db"
+
+
 @pytest.fixture
-def home(tmp_path: Path, model: Transformer, tokenizer: Tokenizer, prefect: None) -> Home:
+def home(tmp_path: Path, model: Transformer, tokenizer: Tokenizer, prefect: None, database: Path) -> Home:
+    (tmp_path / "var").mkdir()
+    shutil.copy(database, tmp_path / "var")
     return Home(Runtime(home=tmp_path / "var"), model, tokenizer)
 
 
