@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from deployments.doctor import port_free
-from deployments.model_commands import Home, MaxTokens, model_path
+from deployments.model_commands import Home, MaxTokens, model_path, registered
 from deployments.services.prefect_server import HOST
 from llama2_core.errors import ConfigError
 from storage.artifacts import Store
@@ -125,7 +125,7 @@ def _serve(
     if len(models) < 2:
         raise ConfigError("--newest and --other are the same model: a comparison wants two")
     first, second = models
-    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS} | _registered(home)
+    models |= {a.name: str(a.path) for a in store.artifacts() if a.kind in CHAT_KINDS} | registered(home)
     prompts = read_queue(asked.queue, store)
     batch = _open(log, asked.batch, asked.target)
     variants = (Variant(first, asked.temperatures[0]), Variant(second, asked.temperatures[1]))
@@ -173,18 +173,6 @@ def _listen(work: "Desk | Panel", order: "AnyOrder | None", host: str, port: int
     with Watch(work.log, order, stop) as watch:
         server.run()
     return watch.frozen
-
-
-def _registered(home: Path) -> dict[str, str]:
-    """Return the models of MLflow's registry whose weights are still where they were."""
-    if not (home / "mlflow.db").exists():
-        return {}
-    from storage.tracking import Tracker
-    from tasks.runtime import Runtime
-
-    runtime = Runtime(home=home)
-    found = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow").registered()
-    return {name: place for name, place in found.items() if Path(place).exists()}
 
 
 def _open(log: "PreferenceLog", name: str, target: int) -> str:

@@ -24,6 +24,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    retrain_commands,
     safety_commands,
     stack_commands,
     teach_command,
@@ -51,6 +52,7 @@ app.add_typer(benchmark_commands.app)
 app.add_typer(arena_commands.app)
 app.add_typer(plan_command.app)
 app.add_typer(cluster_commands.app)
+app.add_typer(retrain_commands.app)
 app.add_typer(stack_commands.app)
 app.add_typer(annotation_commands.app)
 app.add_typer(artifact_commands.app)

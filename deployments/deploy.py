@@ -15,17 +15,17 @@ from prefect import Flow
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.schedules import CronSchedule
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 from pydantic import Field, SecretStr, TypeAdapter
 
 from deployments.pools import Pool
-from deployments.profiles import Profile, RoundsProfile, load_profile
+from deployments.profiles import Profile, RetrainProfile, RoundsProfile, load_profile
 from llama2_core.config import Record
 from llama2_core.errors import ConfigError
-from tasks.rounds_recipe import RoundsRecipe
+from tasks.rounds_recipe import RetrainRecipe, RoundsRecipe
 from tasks.runtime import Runtime
 
 FILE = Path(__file__).parent / "prefect.yaml"
@@ -89,8 +89,8 @@ def defaults_of(entry: Entry, runtime: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(entry.flow().fn, eval_str=True).parameters
     values = {name: parameter.default for name, parameter in parameters.items()}
     if entry.profile:
-        kind = RoundsProfile if isinstance(values["recipe"], RoundsRecipe) else Profile
-        profile = load_profile(entry.profile, [], kind)
+        kinds = {RoundsRecipe: RoundsProfile, RetrainRecipe: RetrainProfile}
+        profile = load_profile(entry.profile, [], kinds.get(type(values["recipe"]), Profile))
         values |= {"recipe": profile.recipe, "runtime": profile.runtime}
     values["runtime"] = Runtime.model_validate({**values["runtime"].model_dump(), **runtime})
     values |= entry.parameters
@@ -137,7 +137,11 @@ def _as_json(annotation: Any, value: Any) -> Any:
 
 
 def _schedule(values: Mapping[str, Any]) -> DeploymentScheduleCreate:
-    rule = CronSchedule(cron=values["cron"], timezone=values.get("timezone", "UTC"))
+    zone = values.get("timezone", "UTC")
+    if "interval" in values:
+        rule = IntervalSchedule(interval=values["interval"], timezone=zone)
+    else:
+        rule = CronSchedule(cron=values["cron"], timezone=zone)
     return DeploymentScheduleCreate(schedule=rule, active=values.get("active", True), slug=values["slug"])
 
 

@@ -1,7 +1,6 @@
 """The commands that use a model: chat, complete, convert, extend, register. Imports wait: torch takes seconds."""
 # ruff: noqa: PLC0415
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 console = Console()
-CHAT_MODEL = Path(__file__).parent / "services" / "chat_model.py"
 
 Home = Annotated[Path, typer.Option(help="Folder that runs write to.")]
 Adapters = Annotated[
@@ -36,7 +34,10 @@ DType = Annotated[
 Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where the model runs.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Model = Annotated[
-    str, typer.Argument(help="A model directory or GGUF file, or an artifact; by default what the gate kept.")
+    str,
+    typer.Argument(
+        help="A model directory or GGUF file, an artifact, or champion; by default what the gate kept."
+    ),
 ]
 Dialogs = Annotated[
     Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
@@ -47,7 +48,7 @@ Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that d
 
 @app.command(epilog="Examples: llama2 chat;  llama2 chat sft;  llama2 chat llama-2-7b-chat/ --temperature 0")
 def chat(
-    model: Model = "",
+    model: Model = "champion",
     adapters: Adapters = None,
     home: Home = Path("var"),
     temperature: Temperature = 0.6,
@@ -182,17 +183,12 @@ def register(
 ) -> None:
     """Put a chat model into MLflow's registry, ready for `mlflow models serve`."""
     prepare(home)
-    from llama2_core.interop.convert import convert as convert_model
-    from storage.tracking import Tracker
+    from tasks.registry import register as register_version
     from tasks.runtime import Runtime
 
-    path, runtime = model_path(model, home), Runtime(home=home)
-    tracker = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow")
-    with tempfile.TemporaryDirectory() as scratch:
-        served = Path(scratch) / "model"
-        card = _card(name, path, "native", home, adapters)
-        convert_model(path, served, "native", adapters=adapters or (), card=card)
-        version = tracker.register(name, alias, CHAT_MODEL, served, {"llama2.source": str(path)})
+    version = register_version(
+        model_path(model, home), alias, Runtime(home=home), name, adapters=adapters or ()
+    )
     console.print(f"models:/{name}/{version} is {alias} now. Serve it:")
     console.print(
         f"  MLFLOW_TRACKING_URI=sqlite:///{home}/mlflow.db mlflow models serve -m models:/{name}@{alias} "
@@ -269,9 +265,14 @@ def adapt(
 
 
 def model_path(model: str, home: Path) -> Path:
-    """Return where a model is: a path, an artifact, or what the gate kept."""
+    """Return where a model is: a path, an alias of the registry, an artifact, or what the gate kept, first champion."""
     if model and Path(model).exists():
         return Path(model)
+    if model in ("champion", "candidate", "previous"):
+        if place := registered(home).get(f"models:/llama2-chat@{model}"):
+            console.print(f"[dim]{model}: {place}[/]")
+            return Path(place)
+        model = model.removeprefix("champion")
     artifact = model_artifact(model, Store(home / "artifacts"))
     console.print(f"[dim]{artifact.name}[/]")
     return artifact.path
@@ -284,6 +285,18 @@ def _card(name: str, path: Path, to: str, home: Path, adapters: list[Path] | Non
     return model_card(
         known_at(name, path, Store(home / "artifacts")), to, [each.name for each in adapters or ()]
     )
+
+
+def registered(home: Path) -> dict[str, str]:
+    """Return "models:/name@alias" -> directory, of MLflow's registry, where its weights are still where they were."""
+    if not (home / "mlflow.db").exists():
+        return {}
+    from storage.tracking import Tracker
+    from tasks.runtime import Runtime
+
+    runtime = Runtime(home=home)
+    found = Tracker(runtime.tracking_uri, runtime.experiment, home / "mlflow").registered()
+    return {name: place for name, place in found.items() if Path(place).exists()}
 
 
 def _load(

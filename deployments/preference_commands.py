@@ -95,7 +95,9 @@ def freeze(
     home: Home = Path("var"),
 ) -> None:
     """Close a batch for good and make it an artifact; of a closed one, the artifact."""
+    from deployments.services.annotation.orders import go_on, tell_frozen
     from storage.preference_log import PreferenceLog
+    from storage.preference_orders import orders
     from storage.preferences import preferences_folder, query
 
     store = Store(home / "artifacts")
@@ -116,6 +118,9 @@ def freeze(
         from tasks.runtime import Runtime
 
         name = flow(batch, Runtime(home=home), tokenizer)
+        if known[batch] is None:
+            order = next((found for found in orders(preferences_folder(store)) if found.batch == batch), None)
+            go_on(order, print) if order else tell_frozen(batch, awaited=False)
     facts = store.resolve(name).summary
     console.print(
         f"\n{facts['comparisons']:,} comparisons of {facts['annotations']:,} annotations, {facts['held_out']:,} held "

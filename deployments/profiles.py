@@ -12,7 +12,7 @@ from tasks.adapt_recipe import AdaptRecipe
 from tasks.arena_recipe import ArenaRecipe, DiversityRecipe, SafetyRatingsRecipe
 from tasks.ghost_recipe import GhostAttentionRecipe, TemporalRecipe
 from tasks.recipes import EvaluationRecipe, FineTuneRecipe, Llama2Recipe
-from tasks.rounds_recipe import RoundsRecipe
+from tasks.rounds_recipe import RetrainRecipe, RoundsRecipe
 from tasks.runtime import Runtime
 from tasks.safety_recipe import (
     ContextDistillationRecipe,
@@ -37,6 +37,15 @@ class RoundsProfile(Record):
     """What `llama2 rlhf` runs."""
 
     recipe: RoundsRecipe = RoundsRecipe()
+    """What is made."""
+    runtime: Runtime = Runtime()
+    """Where and how."""
+
+
+class RetrainProfile(Record):
+    """What `llama2 retrain` runs."""
+
+    recipe: RetrainRecipe = RetrainRecipe()
     """What is made."""
     runtime: Runtime = Runtime()
     """Where and how."""

@@ -33,7 +33,7 @@ def arena(
 ) -> str:
     """Compare two models' answers to the same prompts, in both orders; return the report.
 
-    A model is an artifact, a path, or `http://host:port/v1#name`. Raises AwaitingAnnotators until people are done.
+    A model is an artifact, a path, or `http://host:port/v1#name`. Raises AwaitingPeople until people are done.
     """
     judges = {"helpfulness": helpfulness, "safety": safety} if recipe.judge.kind == "rewards" else {}
     judges = {domain: full_name(name, runtime) for domain, name in judges.items()}
@@ -52,7 +52,7 @@ def safety_ratings(
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Have people rate how safe each model's answers are; return the report. Raises AwaitingAnnotators till then."""
+    """Have people rate how safe each model's answers are; return the report. Raises AwaitingPeople till then."""
     asked = asked_prompts(recipe.asked, prompts, seed, runtime)
     answers = _answers(recipe.replies, models, asked, seed, runtime)
     return ratings_report(_rated(recipe.judge, sheet(asked, answers, False, runtime), runtime), runtime)

@@ -17,9 +17,8 @@ from tasks.ppo import ppo as ppo_task
 from tasks.ppo import ppo_job
 from tasks.recipes import ComparisonsRecipe, FineTuneRecipe, PPORecipe, RejectionRecipe
 from tasks.rejection import rejection_fine_tune, rejection_samples
-from tasks.reward_recipe import RewardRecipe
 from tasks.rounds import at_best_temperature, champion_of, round_gate, samples_of, start_of, temperature_sweep
-from tasks.rounds_recipe import Round, RoundsRecipe
+from tasks.rounds_recipe import Round, RoundRecipe, RoundsRecipe, Start
 from tasks.rounds_report import rounds_report
 from tasks.runtime import Runtime
 
@@ -131,62 +130,69 @@ def rlhf_round(
     recipe: RoundsRecipe = RoundsRecipe(),
     runtime: Runtime = Runtime(),
 ) -> Round:
-    """Compare, retrain both reward models, sample and fine-tune, from some round on PPO, examine, choose.
+    """Compare, then improve on the newest model.
 
     `start` names base, chat (what reward models begin from), dialogs, newest and previous; `standard` is the
     evaluation of the chat model. Samples and rollouts draw anew each round, held-out prompts are the same in all.
     """
-    base, chat, dialogs, newest, previous = (
-        start[role] for role in ("base", "chat", "dialogs", "newest", "previous")
-    )
-    seed, drawn = recipe.seed, derive_seed(recipe.seed, "round", number)
 
     def compared(batch: ComparisonsRecipe) -> str:
-        return comparisons(newest, previous, batch_of(batch, number), dialogs, seed, runtime)
+        models = (start["newest"], start["previous"])
+        return comparisons(*models, batch_of(batch, number), start["dialogs"], recipe.seed, runtime)
 
-    def judge(batches: list[str], judge_recipe: RewardRecipe, judge_seed: int = seed) -> str:
-        return reward(chat, batches, judge_recipe, judge_seed, runtime)
+    last = earlier[-1] if earlier else None
+    begun = Start(
+        number=number,
+        **{role: name for role, name in start.items() if role != "previous"},
+        batches=[*(made.comparisons for made in earlier), compared(recipe.comparisons)],
+        judges={"helpfulness": last.helpfulness, "safety": last.safety} if last else {},
+        samples=[made.samples for made in earlier],
+        standard=standard,
+        standing=last.standing if last else standard,
+        watched=compared(recipe.independent) if recipe.independent and number >= recipe.ppo_from else "",
+    )
+    return improve(begun, recipe, runtime)
 
-    batch = compared(recipe.comparisons)
-    batches = [*(made.comparisons for made in earlier), batch]
+
+def improve(start: Start, recipe: RoundRecipe, runtime: Runtime) -> Round:
+    """Retrain both reward models, sample and fine-tune, from some round on PPO, examine, choose."""
+    number, seed, drawn = start.number, recipe.seed, derive_seed(recipe.seed, "round", start.number)
     judges = {
-        "helpfulness": judge(batches, recipe.helpfulness),
-        "safety": judge(batches, recipe.safety),
+        "helpfulness": reward(start.chat, start.batches, recipe.helpfulness, seed, runtime),
+        "safety": reward(start.chat, start.batches, recipe.safety, seed, runtime),
     }
-    before = [{"helpfulness": made.helpfulness, "safety": made.safety} for made in earlier[-1:]]
-    report = reward_report(judges, batches, before, None, recipe.reward_report, number, runtime)
+    before = [start.judges] if start.judges else []
+    report = reward_report(judges, start.batches, before, None, recipe.reward_report, number, runtime)
 
     sampling, sweep = recipe.rejection, ""
     if recipe.sweep:
-        parents = {"chat": newest, **judges, "dialogs": dialogs}
+        parents = {"chat": start.newest, **judges, "dialogs": start.dialogs}
         sweep = temperature_sweep(recipe.sweep, sampling, number, parents, drawn, runtime)
         sampling = at_best_temperature(sampling, sweep, runtime)
-    carried = [made.samples for made in earlier] if recipe.carries_all(number) else []
+    carried = start.samples if recipe.carries_all(number) else []
     fine_tune = recipe.rejection_fine_tune
-    sampled = rejection(base, newest, **judges, recipe=sampling, fine_tune=fine_tune, dialogs=dialogs, seed=drawn,
-                        runtime=runtime, earlier=carried)  # fmt: skip
+    sampled = rejection(start.base, start.newest, **judges, recipe=sampling, fine_tune=fine_tune,
+                        dialogs=start.dialogs, seed=drawn, runtime=runtime, earlier=carried)  # fmt: skip
     models = {"rejection": sampled}
     if number >= recipe.ppo_from:
         watcher = None
-        if recipe.independent:
+        if start.watched:
             mixed = recipe.helpfulness.model_copy(update={"other_share": 0.5})
-            own = compared(recipe.independent)
-            watcher = judge([own], mixed, derive_seed(seed, "independent"))
-        models["ppo"] = ppo(sampled, **judges, recipe=recipe.ppo, dialogs=dialogs, seed=drawn, runtime=runtime,
-                            independent=watcher)  # fmt: skip
+            watcher = reward(start.chat, [start.watched], mixed, derive_seed(seed, "independent"), runtime)
+        models["ppo"] = ppo(sampled, **judges, recipe=recipe.ppo, dialogs=start.dialogs, seed=drawn,
+                            runtime=runtime, independent=watcher)  # fmt: skip
         if recipe.dpo:
-            models["dpo"] = dpo(sampled, batches, recipe.dpo, drawn, runtime)
+            models["dpo"] = dpo(sampled, start.batches, recipe.dpo, drawn, runtime)
     evaluations = {
-        stage: evaluate(model, f"V{number} {stage}", recipe.evaluation, dialogs, seed, runtime)
+        stage: evaluate(model, f"V{number} {stage}", recipe.evaluation, start.dialogs, seed, runtime)
         for stage, model in models.items()
     }
-    standing = earlier[-1].standing if earlier else standard
     candidates = {stage: name for stage, name in evaluations.items() if stage in CANDIDATES}
-    verdict = round_gate(recipe.gate, number, standard, standing, candidates, runtime)
+    verdict = round_gate(recipe.gate, number, start.standard, start.standing, candidates, runtime)
     champion = champion_of(verdict, runtime)
     return Round(
         number=number,
-        comparisons=batch,
+        comparisons=start.batches[-1],
         **judges,
         reward_report=report,
         sweep=sweep,
@@ -194,8 +200,8 @@ def rlhf_round(
         models=models,
         evaluations=evaluations,
         verdict=verdict,
-        champion=models.get(champion, newest),
-        standing=evaluations.get(champion, standing),
+        champion=models.get(champion, start.newest),
+        standing=evaluations.get(champion, start.standing),
     )
 
 

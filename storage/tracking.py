@@ -1,5 +1,6 @@
 """The only file that speaks to MLflow: a run a pipeline, a child run a stage. No fluent global state."""
 
+import json
 import logging
 import math
 import re
@@ -15,8 +16,12 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
+from storage.manifest import digest_of
+
 BATCH = 1000
 """MLflow's limit of metrics a call."""
+MOVE = "llama2.move"
+"""Tag of a registered model while its aliases are moved: where to, as JSON."""
 
 
 class Tracker:
@@ -87,11 +92,11 @@ class Tracker:
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def register(self, name: str, alias: str, code: Path, model: Path, tags: Mapping[str, str]) -> str:
-        """Log a model directory with the pyfunc code that serves it; return its new version, which gets the alias."""
+    def register(self, name: str, code: Path, model: Path, tags: Mapping[str, str], note: str = "") -> str:
+        """Log a model directory with the pyfunc code that serves it; return its new version, which has no alias yet."""
         from mlflow.pyfunc import save_model  # noqa: PLC0415  (a second)
 
-        run_id = self.start(f"register {name}", f"{name}@{alias}", tags)
+        run_id = self.start(f"register {name}", digest_of("register", 1, {"name": name, **tags}, {}), tags)
         with TemporaryDirectory() as scratch:
             folder = Path(scratch) / "chat"
             packed = {"model": str(model)}
@@ -99,10 +104,43 @@ class Tracker:
             self._client.log_artifacts(run_id, str(folder), "chat")
         with suppress(MlflowException):  # it is there already
             self._client.create_registered_model(name)
-        version = self._client.create_model_version(name, f"runs:/{run_id}/chat", run_id, dict(tags)).version
-        self._client.set_registered_model_alias(name, alias, version)
+        made = self._client.create_model_version(
+            name, f"runs:/{run_id}/chat", run_id, dict(tags), description=note
+        )
         self.finish(run_id)
-        return str(version)
+        return str(made.version)
+
+    def versions(self, name: str) -> dict[str, dict[str, str]]:
+        """Return version -> tags of a registered model."""
+        found = self._client.search_model_versions(f"name = '{name}'")
+        return {str(version.version): dict(version.tags) for version in found}
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return alias -> version, nothing where no such model is registered; what `move` began is finished first."""
+        found = self._client.search_registered_models(f"name = '{name}'")
+        if not found:
+            return {}
+        if to := json.loads(found[0].tags.get(MOVE, "{}")):
+            self._move(name, to)
+            return self.aliases(name)
+        return {alias: str(version) for alias, version in found[0].aliases.items()}
+
+    def move(self, name: str, to: Mapping[str, str]) -> None:
+        """Give aliases to versions, "" takes one away: all of them, for a move that is cut is finished by `aliases`."""
+        self._client.set_registered_model_tag(name, MOVE, json.dumps(to))
+        self._move(name, to)
+
+    def _move(self, name: str, to: Mapping[str, str]) -> None:
+        for alias, version in to.items():
+            if version:
+                self._client.set_registered_model_alias(name, alias, version)
+            else:
+                self._client.delete_registered_model_alias(name, alias)
+        self._client.delete_registered_model_tag(name, MOVE)
+
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value)
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
         """End a run as FINISHED, FAILED or KILLED."""

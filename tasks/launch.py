@@ -62,6 +62,7 @@ FORMAT_VERSIONS = {
     "sheet": 1,
     "verdicts": 1,
     "arena-report": 1,
+    "decision": 1,
     "contamination": 1,
     "benchmarks": 2,
     "card": 1,

@@ -16,13 +16,15 @@ from storage.artifacts import Store, digest_of
 from storage.disk import atomic_write
 from storage.errors import StoreBusy
 from tasks.launch import find, flat_numbers, record, tracker
-from tasks.people import AwaitingAnnotators
+from tasks.people import AwaitingPeople
 from tasks.recipes import Llama2Recipe
-from tasks.rounds_recipe import RoundsRecipe
+from tasks.rounds_recipe import RetrainRecipe, RoundsRecipe
 from tasks.runtime import Runtime
 
-Whole = Llama2Recipe | RoundsRecipe
+Whole = Llama2Recipe | RoundsRecipe | RetrainRecipe
 """What a command runs from its first stage to its report."""
+
+VERBS: dict[type[Whole], str] = {Llama2Recipe: "run", RoundsRecipe: "rlhf", RetrainRecipe: "retrain"}
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def tracked_run(recipe: Whole, runtime: Runtime) -> Iterator[Runtime]:
         tracking = tracker(runtime)
         others = isinstance(error, StoreBusy) and tracking.children(runtime.parent_run, "= 'RUNNING'")
         if not others:
-            waits = isinstance(error, AwaitingAnnotators | Pause)
+            waits = isinstance(error, AwaitingPeople | Pause)
             stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM
             status = "SCHEDULED" if waits else "KILLED" if stopped else "FAILED"
             tracking.finish(runtime.parent_run, status)
@@ -52,9 +54,7 @@ def start_run(recipe: Whole, runtime: Runtime) -> Runtime:
     key = pipeline_digest(recipe)
     note = f"`{command(recipe, runtime)}`"
     tags = {"llama2.kind": "pipeline", "llama2.digest": key, "mlflow.note.content": note}
-    run_id = tracking.start(
-        f"{'RLHF' if isinstance(recipe, RoundsRecipe) else 'llama2'} seed {recipe.seed}", key, tags
-    )
+    run_id = tracking.start(f"llama2 {verb_of(recipe)} seed {recipe.seed}", key, tags)
     tracking.log_params(run_id, recipe.model_dump(mode="json"))
     path = profile_path(recipe, runtime)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def pipeline_digest(recipe: Whole) -> str:
 
 def verb_of(recipe: Whole) -> str:
     """Return the command that runs it."""
-    return "rlhf" if isinstance(recipe, RoundsRecipe) else "run"
+    return VERBS[type(recipe)]
 
 
 def command(recipe: Whole, runtime: Runtime) -> str:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from llama2_core.config import Natural, Positive, PositiveFloat, Record, RewardConfig, Share
+from tasks.adapt_recipe import ContinueRecipe
 from tasks.dpo_recipe import DPORecipe
 from tasks.recipes import (
     ComparisonsRecipe,
@@ -36,35 +37,21 @@ class RoundGateRecipe(Record):
     """The lower 95% bound of the same."""
 
 
-class RoundsRecipe(Record):
-    """Rounds of comparisons, reward models, rejection sampling and PPO, V1 to V5. Llama 2 section 3.2.3."""
+class RoundRecipe(Record):
+    """One round: reward models, rejection sampling, PPO, examination, the gate. Llama 2 section 3.2.3."""
 
     seed: Natural = 0
     """Root of every random stream."""
-    base: str = "base"
-    """The base model: a stage's name or an artifact; every round fine-tunes it anew."""
-    chat: str = "sft"
-    """The model that the first round begins from; all are measured against it, reward models start from it."""
-    dialogs: str = "dialogs"
-    """Demonstrations and prompts."""
-    variant: FineTuneRecipe = FineTuneRecipe(epochs=1)
-    """A second fine-tuning, so that two model variants answer in the first comparisons."""
-    rounds: Positive = 5
-    """Llama 2: 5."""
     ppo_from: Positive = 5
     """Round from which PPO follows rejection sampling. Llama 2: the fifth."""
     carry_over: Literal["paper", "previous", "all"] = "paper"
     """Whose best samples a round is fine-tuned on: its own, those of all rounds, or all from the fourth round on."""
-    comparisons: ComparisonsRecipe = ComparisonsRecipe()
-    """A round's; the newest model answers beside the one before. Its name begins the batch's."""
     helpfulness: RewardRecipe = RewardRecipe()
     """Helpfulness reward model."""
     safety: RewardRecipe = RewardRecipe(
         domain="safety", other_share=0.1, reward=RewardConfig(safety_auxiliary_weight=1.0)
     )
     """Safety reward model."""
-    independent: ComparisonsRecipe | None = None
-    """Comparisons of which only the reward model learns that watches PPO (Goodhart's alarm)."""
     reward_report: RewardReportRecipe = RewardReportRecipe()
     """What both reward models must reach before a policy is optimised against them."""
     sweep: SweepRecipe | None = SweepRecipe()
@@ -80,7 +67,7 @@ class RoundsRecipe(Record):
     evaluation: EvaluationRecipe = EvaluationRecipe()
     """Examination of every round's models."""
     gate: RoundGateRecipe = RoundGateRecipe()
-    """Which model the next round begins from."""
+    """Which model is gone on from."""
 
     def carries_all(self, number: int) -> bool:
         """Tell whether a round, from 1, learns from the best samples of the rounds before it too."""
@@ -89,8 +76,65 @@ class RoundsRecipe(Record):
         )
 
 
+class RoundsRecipe(RoundRecipe):
+    """Rounds of comparisons, reward models, rejection sampling and PPO, V1 to V5. Llama 2 section 3.2.3."""
+
+    base: str = "base"
+    """The base model: a stage's name or an artifact; every round fine-tunes it anew."""
+    chat: str = "sft"
+    """The model that the first round begins from; all are measured against it, reward models start from it."""
+    dialogs: str = "dialogs"
+    """Demonstrations and prompts."""
+    variant: FineTuneRecipe = FineTuneRecipe(epochs=1)
+    """A second fine-tuning, so that two model variants answer in the first comparisons."""
+    rounds: Positive = 5
+    """Llama 2: 5."""
+    comparisons: ComparisonsRecipe = ComparisonsRecipe()
+    """A round's; the newest model answers beside the one before. Its name begins the batch's."""
+    independent: ComparisonsRecipe | None = None
+    """Comparisons of which only the reward model learns that watches PPO (Goodhart's alarm)."""
+
+
+class RetrainRecipe(RoundRecipe):
+    """The champion made anew from what has come since: one round from its own base, judges and batches."""
+
+    least_comparisons: Positive = 100
+    """New comparisons, of all batches together, that are worth a round."""
+    pretrain: ContinueRecipe | None = ContinueRecipe()
+    """How the base model goes on learning from a new corpus; without it, new documents are left alone."""
+    approval: bool = False
+    """Ask a person before what the gate accepts becomes the champion."""
+
+
 CARRY_ALL_FROM = 4
 """Llama 2: after V3 had forgotten how to rhyme."""
+
+
+class Start(Record):
+    """What a round begins from, as names of artifacts."""
+
+    number: Positive
+    """Of the round, from 1."""
+    base: str
+    """The pretrained model."""
+    chat: str
+    """Of supervised fine-tuning: reward models begin from it."""
+    dialogs: str
+    """Demonstrations and prompts."""
+    newest: str
+    """The champion, which is sampled."""
+    batches: list[str]
+    """Comparisons that its reward models learn from, oldest first."""
+    judges: dict[str, str]
+    """Reward models of the round before, domain -> model; none before the first."""
+    samples: list[str]
+    """Rejection samples of earlier rounds."""
+    standard: str
+    """The evaluation that win rates are over."""
+    standing: str
+    """The champion's evaluation."""
+    watched: str = ""
+    """Comparisons of the reward model that only watches PPO."""
 
 
 class Round(Record):

@@ -15,12 +15,12 @@ from storage.reward_tables import SCORES
 from storage.schemas import read_table
 from tasks.evaluate import interval, judged, score_table
 from tasks.launch import find
-from tasks.pipeline import command
+from tasks.pipeline import command, verb_of
 from tasks.rendering import markdown_table, render_template
 from tasks.report_figures import Figure, curve_figure
 from tasks.report_tables import Table
 from tasks.rounds import by_domain
-from tasks.rounds_recipe import Round, RoundsRecipe
+from tasks.rounds_recipe import RetrainRecipe, Round, RoundsRecipe
 from tasks.runtime import Runtime
 
 Rate = dict[str, float]
@@ -47,18 +47,29 @@ class RoundsFacts(Record):
     findings: list[dict[str, Any]]
     """Bounds that PPO broke."""
     champion: str
+    over: str
+    """What the win rates are over: the version that all are measured against."""
+    news: Table
+    """What came since the champion, where a round was made for that."""
+    decision: str
+    """What became of the candidate, once that is known."""
 
 
 @task(name="rounds report", task_run_name="rounds report", cache_policy=NO_CACHE)
 def rounds_report(
-    recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime: Runtime
+    recipe: RoundsRecipe | RetrainRecipe,
+    standard: str,
+    rounds: Sequence[Round],
+    runtime: Runtime,
+    news: Sequence[dict[str, str]] = (),
+    decision: str = "",
 ) -> tuple[str, dict[str, str]]:
     """Write the page, its figures and its facts as JSON; return the page's path, and stage -> artifact."""
-    facts = gather(recipe, standard, rounds, runtime)
+    facts = gather(recipe, standard, rounds, news, decision, runtime)
     figures = draw(facts)
     folder = runtime.home / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    page: Path = folder / "rlhf.html"
+    page: Path = folder / f"{verb_of(recipe)}.html"
     atomic_write(page.with_suffix(".json"), facts.model_dump_json(indent=2).encode())
     for figure in figures:
         atomic_write(folder / f"{figure.name}.svg", figure.svg.encode())
@@ -67,22 +78,23 @@ def rounds_report(
     )
     told = [["version", "helpful", "harmless"], *([*row.values()] for row in rate_table(facts))]
     create_markdown_artifact(
-        key="rlhf-rounds",
-        description="Win rates over the first chat model, round by round",
-        markdown=f"## The champion is {facts.champion}\n\n{markdown_table(told)}\n",
+        key=f"{verb_of(recipe)}-rounds",
+        description=f"Win rates over {facts.over}, version by version",
+        markdown=f"## {facts.decision or f'The champion is {facts.champion}'}\n\n{markdown_table(told)}\n",
     )
     stages = {
         f"{what} {made.number}": getattr(made, what)
         for made in rounds
         for what in ("comparisons", "helpfulness", "safety", "reward_report", "samples", "verdict")
     }
-    stages |= {f"evaluation of {version}": name for version, name in versions(standard, rounds).items()}
+    found = versions(standard, rounds, facts.over)
+    stages |= {f"evaluation of {version}": name for version, name in found.items()}
     return str(page), stages
 
 
-def versions(standard: str, rounds: Sequence[Round]) -> dict[str, str]:
+def versions(standard: str, rounds: Sequence[Round], over: str) -> dict[str, str]:
     """Return version -> its evaluation, in the order in which they were made."""
-    found = {"sft": standard}
+    found = {over: standard}
     for made in rounds:
         found |= {version_of(made, stage): name for stage, name in made.evaluations.items()}
     return found
@@ -92,9 +104,17 @@ def version_of(made: Round, stage: str) -> str:
     return f"V{made.number}" if stage == "rejection" else f"V{made.number} {stage}"
 
 
-def gather(recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime: Runtime) -> RoundsFacts:
+def gather(
+    recipe: RoundsRecipe | RetrainRecipe,
+    standard: str,
+    rounds: Sequence[Round],
+    news: Sequence[dict[str, str]],
+    decision: str,
+    runtime: Runtime,
+) -> RoundsFacts:
     """Read the facts of finished rounds."""
-    evaluations = versions(standard, rounds)
+    over = "sft" if isinstance(recipe, RoundsRecipe) else "champion"
+    evaluations = versions(standard, rounds, over)
     points = {version: points_by_kind(judged(name, runtime)) for version, name in evaluations.items()}
     last = rounds[-1]
     at_end = version_of(last, "ppo" if "ppo" in last.models else "rejection")
@@ -102,7 +122,7 @@ def gather(recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime
     return RoundsFacts(
         seed=recipe.seed,
         command=command(recipe, runtime),
-        rates={v: by_domain(name, standard, runtime) for v, name in evaluations.items() if v != "sft"},
+        rates={v: by_domain(name, standard, runtime) for v, name in evaluations.items() if v != over},
         scores=score_table(evaluations, runtime),
         rounds=[round_row(made, runtime) for made in rounds],
         kinds=[{"round": f"V{made.number}", **accuracy_by_kind(made, runtime)} for made in rounds],
@@ -115,6 +135,9 @@ def gather(recipe: RoundsRecipe, standard: str, rounds: Sequence[Round], runtime
             for finding in find(made.models["ppo"], runtime).summary["findings"]
         ],
         champion=champion,
+        over=over,
+        news=list(news),
+        decision=decision,
     )
 
 
@@ -192,14 +215,18 @@ def draw(facts: RoundsFacts) -> list[Figure]:
         Figure(
             "rlhf-path",
             "Helpful against harmless, version by version (Llama 2 Figure 11)",
-            curve_figure({"versions": [(50.0, 50.0), *path]}, "harmless, win rate over SFT", "helpful"),
+            curve_figure(
+                {"versions": [(50.0, 50.0), *path]}, f"harmless, win rate over {facts.over}", "helpful"
+            ),
         ),
         Figure(
             "rlhf-rates",
-            "Win rate over SFT",
+            f"Win rate over {facts.over}",
             curve_figure(curves, "version, in order", "win + tie / 2, percent"),
         ),
         Figure(
-            "rlhf-kinds", "Points by kind of prompt", curve_figure(kinds, "version, 0 is SFT", "mean points")
+            "rlhf-kinds",
+            "Points by kind of prompt",
+            curve_figure(kinds, f"version, 0 is {facts.over}", "mean points"),
         ),
     ]

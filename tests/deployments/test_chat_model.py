@@ -15,16 +15,17 @@ from typing import Any
 import pytest
 from mlflow.types.llm import ChatCompletionResponse, ChatParams
 
-from deployments.services.chat_model import _config
 from llama2_core.chat import TAGS
 from llama2_core.config import SamplingConfig
 from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
-from storage.tracking import Tracker
+from tasks.chat_model import _config
+from tasks.launch import tracker
+from tasks.registry import register, versions
+from tasks.runtime import Runtime
 
 ROOT = Path(__file__).parents[2]
-CODE = ROOT / "deployments" / "services" / "chat_model.py"
 
 
 @pytest.fixture
@@ -32,13 +33,13 @@ def registered(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> str:
     """The tracking URI of a registry with one model, two versions."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     save_model(tmp_path / "model", model, tokenizer)
-    tracker = Tracker(uri, "llama2", tmp_path / "mlflow")
-    source = {"llama2.source": str(tmp_path / "model")}
-    versions = [
-        tracker.register("llama2-chat", "champion", CODE, tmp_path / "model", source) for _ in range(2)
-    ]
-    assert versions == ["1", "2"]
-    assert tracker.registered() == {"models:/llama2-chat@champion": str(tmp_path / "model")}
+    runtime = Runtime(home=tmp_path)
+    assert [register(tmp_path / "model", "champion", runtime) for _ in range(2)] == ["1", "2"]
+    assert {alias: version.number for alias, version in versions(runtime).items()} == {
+        "champion": "2",
+        "previous": "1",
+    }
+    assert tracker(runtime).registered()["models:/llama2-chat@champion"] == str(tmp_path / "model")
     return uri
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deployments.profiles import FOLDER, Profile, RoundsProfile, TeachProfile, load_profile
+from deployments.profiles import FOLDER, Profile, RetrainProfile, RoundsProfile, TeachProfile, load_profile
 from llama2_core.errors import ConfigError
 
 
@@ -22,6 +22,11 @@ def test_every_profile_of_teach_validates(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "rlhf").glob("*.yaml")))
 def test_every_profile_of_rounds_validates(name: str) -> None:
     assert load_profile(f"rlhf/{name}", [], RoundsProfile).recipe.comparisons.batch == "V"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "retrain").glob("*.yaml")))
+def test_every_profile_of_retraining_validates(name: str) -> None:
+    assert load_profile(f"retrain/{name}", [], RetrainProfile).recipe.approval == (name == "laptop")
 
 
 def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:

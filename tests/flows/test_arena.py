@@ -32,7 +32,7 @@ from storage.preferences import query
 from storage.schemas import read_table
 from tasks.arena_recipe import ArenaRecipe, DiversityRecipe, RatersRecipe, RepliesRecipe, SafetyRatingsRecipe
 from tasks.launch import Job, build, find, tracker
-from tasks.people import AwaitingAnnotators
+from tasks.people import AwaitingPeople
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import SamplingRecipe
@@ -131,7 +131,7 @@ def test_reward_models_judge_two_models(given: dict[str, str], runtime: Runtime)
 
 def test_people_compare_and_the_flow_goes_on(given: dict[str, str], runtime: Runtime) -> None:
     for _ in range(2):
-        with pytest.raises(AwaitingAnnotators, match=r"3 ratings of each of 1. questions"):
+        with pytest.raises(AwaitingPeople, match=r"3 ratings of each of 1. questions"):
             compared(given, runtime, judge=RatersRecipe())
     people_rate(runtime, 2)
     report = find(compared(given, runtime, judge=RatersRecipe()), runtime)
@@ -143,7 +143,7 @@ def test_people_compare_and_the_flow_goes_on(given: dict[str, str], runtime: Run
 
 def test_people_rate_safety(given: dict[str, str], runtime: Runtime) -> None:
     asked = ([given["one"], given["two"]], given["prompts"], SafetyRatingsRecipe(replies=REPLIES))
-    with pytest.raises(AwaitingAnnotators, match="3 ratings of each of 24 questions"):
+    with pytest.raises(AwaitingPeople, match="3 ratings of each of 24 questions"):
         safety_ratings(*asked, runtime=runtime)
     people_rate(runtime, 2)
     report = find(safety_ratings(*asked, runtime=runtime), runtime)

@@ -106,6 +106,41 @@ def test_a_finished_run_and_another_parents_are_left_alone(tracker: Tracker) -> 
     assert tracker.start("sft", "shared", {}, parent="p1") == mine
 
 
+# A process that dies after the first of two aliases.
+MOVER = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from storage.tracking import Tracker
+give = MlflowClient.set_registered_model_alias
+def give_and_die(self, *names):
+    give(self, *names)
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker = Tracker(sys.argv[1], "llama2", Path(sys.argv[2]))
+MlflowClient.set_registered_model_alias = give_and_die
+tracker.move("moved", {"previous": "1", "champion": "2", "candidate": ""})
+"""
+
+
+def test_aliases_move_together_or_are_moved_on(
+    tracker: Tracker, client: MlflowClient, uri: str, folder: Path
+) -> None:
+    assert tracker.aliases("moved") == tracker.versions("moved") == {}
+    client.create_registered_model("moved")
+    for _ in range(2):
+        client.create_model_version("moved", (folder / "model").as_uri(), tags={"llama2.source": "here"})
+    tracker.move("moved", {"champion": "1", "candidate": "2"})
+    assert tracker.aliases("moved") == {"champion": "1", "candidate": "2"}
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    command = [sys.executable, "-c", MOVER, uri, str(folder / "files")]
+    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == -signal.SIGKILL
+    cut = client.get_registered_model("moved").aliases
+    assert {a: str(v) for a, v in cut.items()} == {"champion": "1", "candidate": "2", "previous": "1"}
+    assert tracker.aliases("moved") == {"champion": "2", "previous": "1"}
+    tracker.tag_version("moved", "2", {"llama2.decision": "promoted"})
+    assert tracker.versions("moved")["2"] == {"llama2.source": "here", "llama2.decision": "promoted"}
+
+
 def test_a_long_curve_arrives_whole(tracker: Tracker, client: MlflowClient) -> None:
     run = tracker.start("curve", "curve", {})
     tracker.log_curve(run, [{"step": step, "loss": step / 2} for step in range(2500)])

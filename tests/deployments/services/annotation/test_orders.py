@@ -11,7 +11,7 @@ from storage.errors import StorageError
 from storage.preference_events import BatchOpened
 from storage.preference_log import PreferenceLog
 from storage.preference_orders import ORDERS, Order, orders, place
-from tasks.people import AwaitingAnnotators, await_annotators, is_frozen
+from tasks.people import AwaitingPeople, await_annotators, is_frozen
 from tasks.preferences import write_frozen
 from tasks.recipes import ComparisonsRecipe, PeopleRecipe
 from tasks.runtime import Runtime
@@ -40,7 +40,7 @@ def test_a_flow_ends_until_people_have_completed_its_batch(tmp_path: Path) -> No
     folder = tmp_path / "preferences"
     asked = (RECIPE, "chat/1", "chat/2", "dialogs/1", 0, runtime)
     for _ in range(2):  # the second run finds the order there
-        with pytest.raises(AwaitingAnnotators, match=r"V-1 waits for people: 2 comparisons"):
+        with pytest.raises(AwaitingPeople, match=r"V-1 waits for people: 2 comparisons"):
             await_annotators(*asked)
     with PreferenceLog(folder) as log:
         wanted = next_order(log)

@@ -1,0 +1,223 @@
+"""Retraining on a schedule: a real Prefect server, a real worker, a schedule of a minute, comparisons that arrive."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.services.prefect_server import free_port
+from deployments.services.stack_state import running_stack
+from storage.artifacts import Store
+from storage.preference_events import BatchOpened, Response, Turn
+from storage.preference_log import PreferenceLog
+from storage.schemas import COMPARISONS, read_table
+from tasks.tables import dialog_from_json
+from tests.flows.test_rlhf import environment, run
+from tests.storage.test_preference_log import NOW, compared
+
+pytestmark = pytest.mark.drill
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "deployments.cli")
+
+# The stack without the annotation page, which would hold the log that this test writes.
+STACK = """
+import sys
+from functools import partial
+from pathlib import Path
+from deployments.environment import prepare
+from deployments.services.stack import servers_of, worker
+from deployments.services.supervisor import Supervisor
+home, port, mlflow = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+prepare(home)
+Supervisor(home, partial(print, flush=True)).run(servers_of(home, port, mlflow), [partial(worker, port)])
+"""
+# The deployment of retraining, on the ci profile, every minute.
+DEPLOY = """
+import json, sys
+from deployments.deploy import deploy, read_deployments
+from deployments.pools import read_pool
+from deployments.profiles import RetrainProfile, load_profile
+found = read_deployments()
+profile = load_profile("retrain/ci", sys.argv[2:], RetrainProfile)
+schedule = {"slug": "minute", "interval": 60}
+entries = [
+    entry.model_copy(update={"profile": "retrain/ci", "schedules": [schedule],
+        "parameters": {"recipe": profile.recipe.model_dump(mode="json")}})
+    for entry in found.deployments if entry.entrypoint == "flows.retrain.retrain"
+]
+wanted = found.model_copy(update={"deployments": entries})
+deploy(wanted, read_pool("process", "llama2"), 2, {"home": sys.argv[1], "threads": 1}, "", print)
+"""
+
+
+class Scheduled:
+    """A stack with the deployment of retraining, and what its flow runs say."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.port = home, free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        self.environment = environment() | {"PREFECT_API_URL": self.api}
+        self.store = Store(home / "artifacts")
+        self.seen: set[tuple[str, str]] = set()
+        self.stack = self.up()
+
+    def up(self) -> subprocess.Popen[bytes]:
+        ports = [str(self.port), str(free_port())]
+        command = [sys.executable, "-c", STACK, str(self.home), *ports]
+        stack = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+        wait_for(self.is_well, 300)
+        return stack
+
+    def is_well(self) -> bool:
+        state = running_stack(self.home)
+        parts = state.parts if state else []
+        return len(parts) == 3 and all(part.healthy() for part in parts)
+
+    def deploy(self, *changes: str) -> None:
+        """Deploy again, and wait for the runs that were sent out before: they have what was set before."""
+        command = [sys.executable, "-c", DEPLOY, str(self.home), *changes]
+        subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=170)
+        now, at_work = datetime.now(UTC), ("Pending", "Running")
+        wait_for(lambda: not any(m.state_name in at_work and m.created < now for m in self.runs()), 900)
+        self.seen |= {
+            (str(made.id), made.state_name) for made in self.runs() if made.state and made.state.is_final()
+        }
+
+    def llama2(self, *words: str) -> str:
+        command = [*COMMAND, *words, "--home", str(self.home)]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    def champion(self) -> dict[str, str]:
+        """Return alias -> version."""
+        return {a: v["number"] for a, v in json.loads(self.llama2("champion", "--json")).items()}
+
+    def runs(self) -> list[FlowRun]:
+        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+            return client.read_flow_runs(
+                flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])), limit=200
+            )
+
+    def restart(self) -> None:
+        """Kill everything, server and worker too, and start it again."""
+        self.stack.send_signal(signal.SIGKILL)
+        self.stack.wait()
+        self.stack = self.up()
+
+    def resume(self, made: FlowRun, **given: Any) -> None:
+        """Fill in the form of a suspended flow run, as the UI does."""
+        with temporary_settings({PREFECT_API_URL: self.api}):
+            resume_flow_run(made.id, run_input=given)
+
+    def next(self, state: str, said: str = "") -> FlowRun:
+        """Wait for a flow run that was not returned before, in a state, that says something."""
+        found: list[FlowRun] = []
+
+        def look() -> bool:
+            for made in self.runs():
+                assert made.state_name not in ("Failed", "Crashed"), made.state
+                fits = made.state_name == state and said in str(made.state and made.state.message)
+                if fits and (str(made.id), state) not in self.seen:
+                    found.append(made)
+            return bool(found)
+
+        wait_for(look, 900)
+        self.seen |= {(str(made.id), state) for made in found}
+        return found[0]
+
+    def people(self, batch: str) -> None:
+        """Freeze a batch of what the simulated annotator has said before, and tell the server."""
+        rows = read_table(self.store.resolve("comparisons").file("comparisons.parquet"), COMPARISONS)
+        rows = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
+        with PreferenceLog(self.home / "preferences") as log:
+            log.append(BatchOpened(id=batch, target=80, time=NOW))
+            for number, row in enumerate(rows[:80]):
+                name = f"{batch}-{number}"
+                answers = (
+                    Response(text=row["chosen"], safe=row["chosen_safe"]),
+                    Response(text=row["rejected"], safe=row["rejected_safe"]),
+                )
+                about = {"kind": row["kind"], "grade": row["grade"], "responses": answers}
+                dialog = tuple(Turn(role=m.role, content=m.content) for m in dialog_from_json(row["dialog"]))
+                domain = "safety" if row["safety"] else "helpfulness"
+                log.append(
+                    compared(
+                        name,
+                        batch=batch,
+                        question=name,
+                        prompt_id=name,
+                        dialog=dialog,
+                        domain=domain,
+                        **about,
+                    )
+                )
+        self.llama2("preferences", "freeze", batch)
+
+
+@pytest.fixture
+def scheduled(tmp_path: Path) -> Iterator[Scheduled]:
+    home = tmp_path / "var"
+    run([*COMMAND, "run", "--profile", "ci", "--set", f"runtime.home={home}", "--set", "runtime.threads=1"])
+    made = Scheduled(home)
+    yield made
+    made.stack.terminate()
+    made.stack.wait(120)
+
+
+BETTER = ("recipe.gate.least_win_rate=0.5", "recipe.gate.least_sure_win_rate=0.4")
+WORSE = ("recipe.rejection_fine_tune.optimizer.peak_learning_rate=1.0", "recipe.ppo_from=9")
+
+
+@pytest.mark.timeout(3600)
+def test_a_schedule_of_a_minute_retrains_when_there_is_something_new(scheduled: Scheduled) -> None:
+    scheduled.deploy(*BETTER)
+    scheduled.next("Completed", "Nothing new since the champion")
+    assert scheduled.champion() == {"champion": "1"}
+
+    scheduled.people("week-1")
+    scheduled.next("Completed", "has been retraining since")  # a minute later, or by the batch's event
+    made = scheduled.next("Completed", "Version 2, ")
+    assert made.name == "retraining of the champion, seed 0"
+    assert scheduled.champion() == {"champion": "2", "previous": "1"}
+    scheduled.next("Completed", "Nothing new since the champion")
+    assert "What is new" in (scheduled.home / "report" / "retrain.html").read_text()
+
+    scheduled.deploy(*BETTER, *WORSE)
+    scheduled.people("week-2")
+    scheduled.next("Completed", "The champion stays. V3 rejection over champion")
+    assert scheduled.champion() == {"champion": "2", "previous": "1"}
+
+    assert "Version 1 (" in scheduled.llama2("rollback")
+    assert scheduled.champion() == {"champion": "1", "previous": "2"}
+    scheduled.deploy("recipe.approval=true")
+    scheduled.people("week-3")
+    asked = scheduled.next("Suspended")
+    scheduled.next("Completed", f"resume flow run {asked.name!r}")
+    assert scheduled.champion()["candidate"] == "3"
+    scheduled.restart()
+    scheduled.resume(asked, approve=True, reason="read twenty answers")
+    done = scheduled.next("Completed", "read twenty answers (by a person)")
+    assert done.id == asked.id
+    assert scheduled.champion() == {"champion": "3", "previous": "1"}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(1)
+    raise AssertionError("it never came to that")
