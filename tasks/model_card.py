@@ -79,7 +79,7 @@ def metadata(model: Known, to: str) -> dict[str, Any]:
 
 def _languages(model: Known) -> list[str]:
     """Languages of the corpus, by fastText's codes, that at least a hundredth of its documents is in."""
-    counts = next((a.summary["languages"] for a in model.lineage if a.kind == "corpus"), {})
+    counts = next((a.summary.get("languages", {}) for a in model.lineage if a.kind == "corpus"), {})
     least = LEAST_LANGUAGE_SHARE * sum(counts.values())
     return [name for name, count in counts.items() if count >= least and name != "unknown"]
 

@@ -49,7 +49,7 @@ def test_pretraining(planned: dict[str, Plan]) -> None:
     assert (work.updates, work.tokens, work.bound) == (1900, 1900 * 16 * 128, "")
     assert work.flops == work.tokens * 3 * FORWARD
     assert work.setup.micro_rows == 16
-    moved = 5 * 4 * 2688 * 4 * work.tokens + 48 * POLICY * 1900  # 4 layers of 8 x 128 + 128 + 4 x 384
+    moved = 5 * 4 * 2688 * 4 * work.tokens + 36 * POLICY * 1900  # 4 layers of 8 x 128 + 128 + 4 x 384
     assert planned["pretraining"].hours == pytest.approx((work.flops / 6e10 + moved / 2e10) / 3600)
     assert (work.setup.precision, work.setup.micro_batches) == ("float32", 1)
     assert planned["pretraining"].memory.weights == 4 * POLICY
