@@ -24,6 +24,7 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
+    pretrain_command,
     retrain_commands,
     safety_commands,
     stack_commands,
@@ -46,6 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(pretrain_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(teach_command.app)
 app.add_typer(benchmark_commands.app)

@@ -39,9 +39,8 @@ Model = Annotated[
         help="A model directory or GGUF file, an artifact, or champion; by default what the gate kept."
     ),
 ]
-Dialogs = Annotated[
-    Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
-]
+DIALOGS = '.jsonl, a line {"messages": [{"role", "content"}, ...]} each'
+Dialogs = Annotated[Path, typer.Argument(help=f"{DIALOGS}.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")]
 
@@ -202,11 +201,13 @@ def register(
 )
 def finetune(
     model: Model,
-    dialogs: Dialogs,
+    dialogs: Annotated[
+        Path | None, typer.Argument(help=f"{DIALOGS}; without them the starter's dialogs.")
+    ] = None,
     changes: Changes = None,
     home: Home = Path("var"),
 ) -> None:
-    """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
+    """Fine-tune a model on dialogs, of your own or the starter's, all weights or adapters; the result is an artifact."""
     prepare(home)
     from deployments.profiles import FineTuneProfile, changed
     from deployments.services.flow_runs import running_flows
@@ -217,7 +218,8 @@ def finetune(
     profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
     source = model_path(model, home)
     read(source)  # what is wrong with either is told now, not when everything has started
-    demonstrations(dialogs)
+    if dialogs:
+        demonstrations(dialogs)
     with running_flows(profile.runtime.home):
         from flows.sft import finetune as finetune_flow
 
@@ -273,8 +275,10 @@ def model_path(model: str, home: Path) -> Path:
             console.print(f"[dim]{model}: {place}[/]")
             return Path(place)
         model = model.removeprefix("champion")
-    artifact = model_artifact(model, Store(home / "artifacts"))
+    store = Store(home / "artifacts")
+    artifact = model_artifact(model, store)
     console.print(f"[dim]{artifact.name}[/]")
+    store.verify(artifact)
     return artifact.path
 
 

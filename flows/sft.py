@@ -36,11 +36,11 @@ def sft(
 @flow(name="finetune", flow_run_name="fine-tuning, seed {seed}")
 def finetune(
     model: Path,
-    dialogs: Path,
+    dialogs: Path | None = None,
     recipe: FineTuneRecipe = FineTuneRecipe(),
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Fine-tune a model of one's own, of any format, on dialogs of one's own."""
-    talk = own_dialogs(dialogs, runtime)
+    """Fine-tune a model of one's own, of any format, on dialogs of one's own, or else on the starter's."""
+    talk = own_dialogs(dialogs, runtime) if dialogs else dialogs_task(DialogsRecipe(), seed, runtime)
     return sft(recipe, own_model(model, runtime), talk, seed, runtime, "fine-tuning")
