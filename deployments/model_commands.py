@@ -36,7 +36,7 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model directory or GGUF file, an artifact, or champion; by default what the gate kept."
+        help="A model directory, GGUF file, artifact, or champion; by default what the gate kept, or the newest."
     ),
 ]
 DIALOGS = '.jsonl, a line {"messages": [{"role", "content"}, ...]} each'
@@ -207,7 +207,7 @@ def finetune(
     changes: Changes = None,
     home: Home = Path("var"),
 ) -> None:
-    """Fine-tune a model on dialogs, of your own or the starter's, all weights or adapters; the result is an artifact."""
+    """Fine-tune a model on dialogs, your own or the starter's, all weights or adapters; the result is an artifact."""
     prepare(home)
     from deployments.profiles import FineTuneProfile, changed
     from deployments.services.flow_runs import running_flows
