@@ -36,8 +36,14 @@ def test_the_tutorial_leads_from_a_folder_to_a_chat_model(tmp_path: Path) -> Non
         if words[0] == "llama2":
             follow(tmp_path, [*words, *SHORTER.get(words[1], [])])
     store = Store(tmp_path / "var" / "artifacts")
-    assert {"corpus", "tokenizer", "tokens", "card", "base", "chat", "ppo"} <= {a.kind for a in store.artifacts()}
-    assert (tmp_path / "my-chat-model" / "config.json").is_file() and (tmp_path / "my-chat-model.gguf").is_file()
+    assert {"corpus", "tokenizer", "tokens", "card", "base", "chat", "ppo"} <= {
+        a.kind for a in store.artifacts()
+    }
+    chat = next(a for a in store.artifacts() if a.kind == "chat")
+    assert {a.kind for a in store.lineage(chat)} >= {"corpus", "tokenizer", "tokens", "base", "dialogs"}
+    assert (tmp_path / "my-chat-model" / "config.json").is_file() and (
+        tmp_path / "my-chat-model.gguf"
+    ).is_file()
     assert (tmp_path / "var" / "report" / "report.html").is_file()
 
 
@@ -46,5 +52,7 @@ def follow(folder: Path, words: list[str]) -> None:
     known = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     known |= {"PYTHONPATH": str(ROOT), "PATH": f"{sysconfig.get_path('scripts')}:{known['PATH']}"}
     said = "Hello!\n" if words[1] == "chat" else ""
-    done = subprocess.run(words, cwd=folder, env=known, input=said, capture_output=True, text=True, timeout=590)
+    done = subprocess.run(
+        words, cwd=folder, env=known, input=said, capture_output=True, text=True, timeout=590
+    )
     assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
