@@ -214,8 +214,7 @@ def finetune(
     from llama2_core.interop.convert import read
     from tasks.own import demonstrations
 
-    values = {"runtime": {"home": str(home)}}
-    profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
+    profile = changed(FineTuneProfile, {"runtime": {"home": str(home)}}, changes or [], "llama2 finetune")
     source = model_path(model, home)
     read(source)  # what is wrong with either is told now, not when everything has started
     if dialogs:

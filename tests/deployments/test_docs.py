@@ -9,8 +9,13 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
+import sys
+import threading
 import tomllib
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +23,15 @@ import mlflow.cli
 import pytest
 import typer.main
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from playwright.sync_api import sync_playwright
 from typer._click.exceptions import UsageError
 
+from benchmarks import results_figures
 from deployments import cli, profiles
 from llama2_core.errors import ConfigError
+from tests.tasks.conftest import CHROMIUM, FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -185,3 +195,62 @@ def test_a_wrong_command_would_be_found() -> None:
 def test_every_page_is_on_the_site() -> None:
     nav = (ROOT / "mkdocs.yml").read_text()
     assert all(f": {page.removeprefix('docs/')}\n" in nav for page in PAGES if page.startswith("docs/"))
+
+
+def test_the_figures_are_those_of_the_tables() -> None:
+    for name, svg in results_figures.figures().items():
+        assert (ROOT / "docs" / "figures" / name).read_text(encoding="utf-8") == svg, (
+            "run benchmarks.results_figures"
+        )
+
+
+def test_the_lock_pins_what_the_constraints_pin_with_hashes() -> None:
+    """But torch, whose build differs by index; and all that the default install declares is in it."""
+    pins = set((ROOT / "constraints.txt").read_text().split())
+    lines = [line.split() for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", digest) for _, digest in lines)
+    assert {canonical(pin) for pin, _ in lines} == {
+        canonical(pin) for pin in pins if not pin.startswith("torch==")
+    }
+    wanted = [*project()["dependencies"], *project()["optional-dependencies"]["starter"]]
+    locked = {canonical(pin).partition("==")[0] for pin, _ in lines}
+    assert {canonical(Requirement(text).name) for text in wanted} - locked == {"torch"}
+
+
+def canonical(pin: str) -> str:
+    name, equals, version = pin.partition("==")
+    return canonicalize_name(name) + equals + version
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built as `make docs` builds it, from a copy: it writes beside its sources."""
+    pytest.importorskip("zensical", reason="zensical, of the extra docs, is not installed")
+    root = tmp_path_factory.mktemp("site")
+    for name in ("docs", "mkdocs.yml", "llama2_core", "storage", "tasks", "flows"):
+        (root / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root / "build" / "site"
+
+
+@pytest.mark.slow
+def test_the_site_asks_no_other_host_and_fits_a_phone(site: Path) -> None:
+    assert "llama2_core.rlhf.ppo" in (site / "api" / "llama2_core.html").read_text()
+    if not CHROMIUM.exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    server = partial(SimpleHTTPRequestHandler, directory=str(site))
+    with ThreadingHTTPServer(("127.0.0.1", 0), server) as http, sync_playwright() as playwright:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{http.server_port}/"
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        view = browser.new_page(viewport={"width": 420, "height": 900})
+        asked: list[str] = []
+        view.on("request", lambda request: asked.append(request.url))
+        for page in site.rglob("*.html"):
+            view.goto(here + page.relative_to(site).as_posix(), wait_until="networkidle")
+            assert view.evaluate("document.documentElement.scrollWidth") <= 420, page
+        browser.close()
+        http.shutdown()
+    assert not [url for url in asked if not url.startswith((here, "data:", "blob:"))]

@@ -1,4 +1,4 @@
-"""docs/tutorial.md as a reader follows it: its files are written, its commands run in their order, models made smaller."""
+"""docs/tutorial.md as a reader follows it: its files written, its commands run in their order, training cut short."""
 
 import os
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.artifacts import Store
-from tests.deployments.test_docs import blocks, commands
 from tests.conftest import WORDS
+from tests.deployments.test_docs import blocks, commands
 
 PAGE = "docs/tutorial.md"
 ROOT = Path(__file__).parents[2]
