@@ -222,7 +222,8 @@ def finetune(
     with running_flows(profile.runtime.home):
         from flows.sft import finetune as finetune_flow
 
-        name = model if Path(model).exists() else f"{source.parent.name}/{source.name}"  # its lineage stays
+        ours = source.is_relative_to(home / "artifacts")  # then its lineage stays
+        name = f"{source.parent.name}/{source.name}" if ours else str(source)
         made = finetune_flow(name, str(dialogs or ""), profile.recipe, profile.seed, profile.runtime)
     console.print(f"[bold green]Done.[/] {made}\n  chat     llama2 chat {made[:17]} --home {home}")
     console.print(f"  take it  llama2 convert {made[:17]} my-model --to huggingface --home {home}")
