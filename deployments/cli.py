@@ -24,11 +24,11 @@ from deployments import (
     model_commands,
     plan_command,
     preference_commands,
-    pretrain_command,
     retrain_commands,
     safety_commands,
     stack_commands,
     teach_command,
+    training_commands,
 )
 from deployments.artifact_commands import RemoteStore
 from deployments.data_commands import AsJson
@@ -47,7 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(pretrain_command.app)
+app.add_typer(training_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(teach_command.app)
 app.add_typer(benchmark_commands.app)

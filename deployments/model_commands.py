@@ -196,40 +196,6 @@ def register(
 
 
 @app.command(
-    epilog="Examples: llama2 finetune llama-2-7b/ chats.jsonl --set recipe.epochs=3;  "
-    "llama2 finetune base chats.jsonl --set 'recipe.lora={rank: 8}' --set recipe.base_bits=nf4"
-)
-def finetune(
-    model: Model,
-    dialogs: Annotated[
-        Path | None, typer.Argument(help=f"{DIALOGS}; without them the starter's dialogs.")
-    ] = None,
-    changes: Changes = None,
-    home: Home = Path("var"),
-) -> None:
-    """Fine-tune a model on dialogs, your own or the starter's, all weights or adapters; the result is an artifact."""
-    prepare(home)
-    from deployments.profiles import FineTuneProfile, changed
-    from deployments.services.flow_runs import running_flows
-    from llama2_core.interop.convert import read
-    from tasks.own import demonstrations
-
-    profile = changed(FineTuneProfile, {"runtime": {"home": str(home)}}, changes or [], "llama2 finetune")
-    source = model_path(model, home)
-    read(source)  # what is wrong with either is told now, not when everything has started
-    if dialogs:
-        demonstrations(dialogs)
-    with running_flows(profile.runtime.home):
-        from flows.sft import finetune as finetune_flow
-
-        ours = source.is_relative_to(home / "artifacts")  # then its lineage stays
-        name = f"{source.parent.name}/{source.name}" if ours else str(source)
-        made = finetune_flow(name, str(dialogs or ""), profile.recipe, profile.seed, profile.runtime)
-    console.print(f"[bold green]Done.[/] {made}\n  chat     llama2 chat {made[:17]} --home {home}")
-    console.print(f"  take it  llama2 convert {made[:17]} my-model --to huggingface --home {home}")
-
-
-@app.command(
     epilog="Examples: llama2 adapt llama-2-7b/ chats.jsonl mine.yaml;  "
     "llama2 adapt base chats.jsonl mine.yaml --set recipe.pretrain.loop.steps=500"
 )
