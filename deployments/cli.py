@@ -28,6 +28,7 @@ from deployments import (
     safety_commands,
     stack_commands,
     teach_command,
+    training_commands,
 )
 from deployments.artifact_commands import RemoteStore
 from deployments.data_commands import AsJson
@@ -46,6 +47,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(training_commands.app)
 app.add_typer(model_commands.app)
 app.add_typer(teach_command.app)
 app.add_typer(benchmark_commands.app)

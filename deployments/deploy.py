@@ -163,7 +163,7 @@ def _put_pool(client: SyncPrefectClient, pool: Pool, at_once: int) -> None:
 
 
 def _put_automations(client: SyncPrefectClient, wanted: list[dict[str, Any]], webhook: str, say: Say) -> None:
-    block = _webhook_block(webhook)
+    block = webhook_block(webhook)
     for values in wanted:
         there = client.read_automations_by_name(values["name"])
         actions = [made for action in values["actions"] if (made := _action(client, action, block))]
@@ -190,7 +190,7 @@ def _action(client: SyncPrefectClient, action: dict[str, Any], block: UUID | Non
             return action
 
 
-def _webhook_block(address: str) -> UUID | None:
+def webhook_block(address: str) -> UUID | None:
     """Return the block of the webhook, made or changed where an address is given, else the one that is there."""
     if address:
         made = Webhook(method="POST", url=SecretStr(address), allow_private_urls=True)

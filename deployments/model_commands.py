@@ -36,12 +36,11 @@ MaxTokens = Annotated[int, typer.Option(min=1, help="Longest answer.")]
 Model = Annotated[
     str,
     typer.Argument(
-        help="A model directory or GGUF file, an artifact, or champion; by default what the gate kept."
+        help="A model directory, GGUF file, artifact, or champion; by default what the gate kept, or the newest."
     ),
 ]
-Dialogs = Annotated[
-    Path, typer.Argument(help='.jsonl, a line {"messages": [{"role", "content"}, ...]} each.')
-]
+DIALOGS = '.jsonl, a line {"messages": [{"role", "content"}, ...]} each'
+Dialogs = Annotated[Path, typer.Argument(help=f"{DIALOGS}.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="path=value; repeatable.")]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A path that does not exist yet.")]
 
@@ -197,36 +196,6 @@ def register(
 
 
 @app.command(
-    epilog="Examples: llama2 finetune llama-2-7b/ chats.jsonl --set recipe.epochs=3;  "
-    "llama2 finetune base chats.jsonl --set 'recipe.lora={rank: 8}' --set recipe.base_bits=nf4"
-)
-def finetune(
-    model: Model,
-    dialogs: Dialogs,
-    changes: Changes = None,
-    home: Home = Path("var"),
-) -> None:
-    """Fine-tune a model on dialogs of your own, all weights or adapters; the result is an artifact."""
-    prepare(home)
-    from deployments.profiles import FineTuneProfile, changed
-    from deployments.services.flow_runs import running_flows
-    from llama2_core.interop.convert import read
-    from tasks.own import demonstrations
-
-    values = {"runtime": {"home": str(home)}}
-    profile = changed(FineTuneProfile, values, changes or [], "llama2 finetune")
-    source = model_path(model, home)
-    read(source)  # what is wrong with either is told now, not when everything has started
-    demonstrations(dialogs)
-    with running_flows(profile.runtime.home):
-        from flows.sft import finetune as finetune_flow
-
-        made = finetune_flow(source, dialogs, profile.recipe, profile.seed, profile.runtime)
-    console.print(f"[bold green]Done.[/] {made}\n  chat     llama2 chat {made[:17]} --home {home}")
-    console.print(f"  take it  llama2 convert {made[:17]} my-model --to huggingface --home {home}")
-
-
-@app.command(
     epilog="Examples: llama2 adapt llama-2-7b/ chats.jsonl mine.yaml;  "
     "llama2 adapt base chats.jsonl mine.yaml --set recipe.pretrain.loop.steps=500"
 )
@@ -273,8 +242,10 @@ def model_path(model: str, home: Path) -> Path:
             console.print(f"[dim]{model}: {place}[/]")
             return Path(place)
         model = model.removeprefix("champion")
-    artifact = model_artifact(model, Store(home / "artifacts"))
+    store = Store(home / "artifacts")
+    artifact = model_artifact(model, store)
     console.print(f"[dim]{artifact.name}[/]")
+    store.verify(artifact)
     return artifact.path
 
 

@@ -105,7 +105,9 @@ def deploy(
     at_once: Annotated[
         int, typer.Option(min=1, help="Flow runs of the pool at once: one a machine, or a set of GPUs.")
     ] = 1,
-    webhook: Annotated[str, typer.Option(help="Address that is told of flow runs that fail.")] = "",
+    webhook: Annotated[
+        str, typer.Option(envvar="LLAMA2_WEBHOOK", help="Address that is told of flow runs that fail.")
+    ] = "",
 ) -> None:
     """Put every flow on the Prefect server that is up: forms, work pool, limits, automations. Again, it updates them.
 

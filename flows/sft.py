@@ -1,13 +1,11 @@
 """Dialogs and supervised fine-tuning. Llama 2 section 3.1."""
 
-from pathlib import Path
-
 from prefect import flow
 
 from tasks.dialogs import dialogs as dialogs_task
 from tasks.launch import Job
 from tasks.loss_mask_linter import lint_loss_masks
-from tasks.own import own_dialogs, own_model
+from tasks.own import chosen_dialogs, chosen_model
 from tasks.recipes import DialogsRecipe, FineTuneRecipe
 from tasks.runtime import Runtime
 from tasks.sft import sft as sft_task
@@ -35,12 +33,12 @@ def sft(
 
 @flow(name="finetune", flow_run_name="fine-tuning, seed {seed}")
 def finetune(
-    model: Path,
-    dialogs: Path,
+    model: str,
+    dialogs: str = "",
     recipe: FineTuneRecipe = FineTuneRecipe(),
     seed: int = 0,
     runtime: Runtime = Runtime(),
 ) -> str:
-    """Fine-tune a model of one's own, of any format, on dialogs of one's own."""
-    talk = own_dialogs(dialogs, runtime)
-    return sft(recipe, own_model(model, runtime), talk, seed, runtime, "fine-tuning")
+    """Fine-tune a model, an artifact or a path, on dialogs of one's own, or else on the starter's."""
+    talk = chosen_dialogs(dialogs, runtime) if dialogs else dialogs_task(DialogsRecipe(), seed, runtime)
+    return sft(recipe, chosen_model(model, runtime), talk, seed, runtime, "fine-tuning")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from llama2_core.config import Record, Share
+from llama2_core.config import Positive, Record, Share
 from llama2_core.data.contamination import ContaminationRules
 from llama2_core.data.mixture import SourceWeight
 from llama2_core.data.quality import QualityRules
@@ -60,6 +60,9 @@ class FileSource(Source):
     """Field or column of the text."""
     url_field: str = "url"
     """Field or column of the address."""
+    passage_words: Positive | None = None
+    """Cut a .txt into documents of so many words or more, at blank lines, or at any line's end from twice as many.
+    Absent: a file is a document."""
 
 
 class HubSource(Source):

@@ -61,7 +61,10 @@ def read_group(group: Group) -> Iterator[Document | Quarantined]:
         if isinstance(source, StarterSource):
             items: Iterator[RawDocument | Quarantined] = _starter_documents(source)
         else:
-            items = parts.read(part, text_field=source.text_field, url_field=source.url_field)
+            words = source.passage_words if isinstance(source, FileSource) else None
+            items = parts.read(
+                part, text_field=source.text_field, url_field=source.url_field, passage_words=words
+            )
         for item in items:
             yield (
                 item

@@ -35,8 +35,9 @@ def corpus_summary(directory: Path, sources: list[str], quarantined: list[dict[s
         raise DataError(f"no source holds a document: {places}. Give files that hold text.")
     if not total["kept"]:
         counts = "; ".join(f"{drop['step']} dropped {drop['count']} ({drop['reason']})" for drop in drops)
+        cut = " `passage_words` of a source cuts long .txt files." if "too many words" in counts else ""
         raise DataError(
-            f"no document is left of {total['read']}: {counts}. Relax those rules or add sources."
+            f"no document is left of {total['read']}: {counts}. Relax those rules or add sources.{cut}"
         )
     repeats = Counter({drop["step"]: drop["count"] for drop in drops})
     return {

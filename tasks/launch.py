@@ -132,7 +132,8 @@ class Job:
 def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
     """Return "kind/digest" of the job's artifact, found in the store or built now; parents may go by shorter names.
 
-    Raises StoreBusy when another process is building it, WorkerFailed when its worker dies, and what `work` raises.
+    Raises StoreBusy when another process is building it, CorruptArtifact when a parent's bytes are not what was
+    committed, WorkerFailed when its worker dies, and what `work` raises.
     """
     check()
     store, mirror = Store(runtime.store_root), mirror_of(runtime, say)
@@ -190,6 +191,8 @@ def start_run(job: Job, runtime: Runtime, tracking: Tracker) -> str:
 
 def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work | None) -> Artifact:
     require_free_space(runtime.home, runtime.least_free_bytes)
+    for parent in job.parents.values():
+        store.verify(find(parent, runtime))
     tracking = tracker(runtime)
     run_id = start_run(job, runtime, tracking)
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})

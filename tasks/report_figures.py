@@ -66,7 +66,12 @@ def bar_figure(bars: Mapping[str, Mapping[str, float]], x: str, y: str, log: boo
                 places, [heights.get(label, 0) for label in labels], width, label=name, color=colour
             )
         shown = range(0, len(labels), 1 + len(labels) // BARS_LABELLED)
-        drawing.axes.set_xticks(shown, [labels[place] for place in shown], rotation=90, fontsize=7)
+        few = len(labels) <= 4
+        if few:
+            drawing.axes.margins(y=0.35)  # the legend's room
+        drawing.axes.set_xticks(
+            shown, [labels[place] for place in shown], rotation=0 if few else 90, fontsize=8 if few else 7
+        )
         drawing.axes.grid(visible=False, axis="x")
         if log:
             drawing.axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""Models by names: base, sft, rejection, ppo, helpfulness, safety, or nothing for what the gate kept."""
+"""Models by names: base, sft, rejection, ppo, helpfulness, safety, or nothing for the best there is."""
 
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
@@ -11,13 +11,14 @@ MADE_FROM = {"sft": "dialogs", "rejection": "samples"}
 
 
 def model_artifact(name: str, store: Store) -> Artifact:
-    """Return the model of a stage, of the newest run that came to its gate, the artifact of a name, or the champion.
+    """Return the model of a stage, of the newest run that came to its gate, or the artifact of a name.
 
+    Without a name: what the newest gate kept, or where there was none the newest fine-tuned model.
     Raises ArtifactNotFound.
     """
     verdict = next((a for a in reversed(store.artifacts()) if a.kind == "verdict"), None)
     if not name:
-        name = (verdict or store.resolve("verdict")).summary["champion"]
+        name = verdict.summary["champion"] if verdict else "chat"
     if verdict and name in verdict.manifest.parents:
         return _examined(verdict.manifest.parents[name], store)
     if name in JUDGES:

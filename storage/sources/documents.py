@@ -64,11 +64,12 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Fields:
-    """What the fields of a row are called, and how long its text may be."""
+    """What the fields of a row are called, how long its text may be, and how many words of a .txt are a document."""
 
     text: str = "text"
     url: str = "url"
     max_bytes: int = MAX_BYTES
+    passage_words: int | None = None
 
     def document(self, place: str, row: Mapping[str, Any], where: str = "") -> RawDocument | Quarantined:
         """Return the row's document; text may be bytes. A url that is no string counts as none."""

@@ -1,4 +1,4 @@
-"""Formats that are read line by line: .jsonl, .csv, and .txt, which is one document."""
+"""Formats that are read line by line: .jsonl, .csv, and .txt, which is one document or cut into passages."""
 
 import codecs
 import csv
@@ -38,10 +38,32 @@ def _next_line(stream: BinaryIO, offset: int, end: int | None) -> int:
 
 
 def read_text(part: Part, stream: BinaryIO, fields: Fields) -> Iterator[RawDocument | Quarantined]:
-    """Yield the file as one document, unless it is blank."""
+    """Yield the file as one document, unless it is blank; or its passages."""
+    if fields.passage_words:
+        yield from _passages(part, stream, fields, fields.passage_words)
+        return
     data = stream.read(fields.max_bytes + 1)
     if data.strip():
         yield fields.document(part.name, {fields.text: data})
+
+
+def _passages(
+    part: Part, stream: BinaryIO, fields: Fields, words: int
+) -> Iterator[RawDocument | Quarantined]:
+    """Cut at the first blank line after so many words, or the first line's end after twice as many.
+
+    A passage's id ends in the byte at which it begins.
+    """
+    held, count, end = bytearray(), 0, 0
+    for offset, line in lines(stream, part, fields.max_bytes):
+        held += line
+        end = offset + len(line)
+        count += len(line.split())
+        if count >= 2 * words or (count >= words and not line.strip()):
+            yield fields.document(f"{part.name}:{end - len(held)}", {fields.text: bytes(held)})
+            held, count = bytearray(), 0
+    if held.strip():
+        yield fields.document(f"{part.name}:{end - len(held)}", {fields.text: bytes(held)})
 
 
 def read_json_lines(part: Part, stream: BinaryIO, fields: Fields) -> Iterator[RawDocument | Quarantined]:

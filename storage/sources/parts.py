@@ -50,14 +50,19 @@ def _cuts(found: Found, part_bytes: int) -> list[tuple[int, int]]:
 
 
 def read(
-    part: Part, *, text_field: str = "text", url_field: str = "url", max_bytes: int = MAX_BYTES
+    part: Part,
+    *,
+    text_field: str = "text",
+    url_field: str = "url",
+    max_bytes: int = MAX_BYTES,
+    passage_words: int | None = None,
 ) -> Iterator[RawDocument | Quarantined]:
     """Yield the documents of a part, and each place where one could not be read, in their order.
 
     Dirt never raises. SourceError is for a file that is gone; the errors of disks and networks pass, for a retry.
     Memory is a few times max_bytes at most, or a row of a .parquet, whatever else the file holds.
     """
-    fields, count = Fields(text_field, url_field, max_bytes), 0
+    fields, count = Fields(text_field, url_field, max_bytes, passage_words), 0
     try:
         for item in _items(part, fields):
             count += 1

@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 from prefect import Flow
+from prefect.blocks.webhook import Webhook
 from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+from prefect.testing.utilities import prefect_test_harness
 from prefect.utilities.schema_tools import is_valid_schema, validate
 from prefect.utilities.schema_tools.validation import ValidationError
+from sqlalchemy import make_url
 
 import flows
-from deployments.deploy import Entry, defaults_of, read_deployments, schema_of
+from deployments.deploy import FAILURES, Entry, defaults_of, read_deployments, schema_of, webhook_block
 from deployments.pools import FOLDER, Pool, read_pool
 from llama2_core.errors import ConfigError
 
@@ -113,3 +117,14 @@ def test_a_pool_says_what_it_misses() -> None:
         Pool(defaults={"image": "mine"}).base_job_template()
     with pytest.raises(ConfigError, match=r'pip install "llama2-pipeline\[batch\]"'):
         Pool(type="batch", package="prefect-batch").base_job_template()
+
+
+@pytest.mark.slow
+def test_the_webhooks_address_is_encrypted_at_rest() -> None:
+    address = "https://hooks.example/a-secret-token-of-the-webhook"
+    with prefect_test_harness(server_startup_timeout=180):
+        assert webhook_block(address) == webhook_block("")
+        assert Webhook.load(FAILURES).url.get_secret_value() == address  # pyright: ignore[reportAttributeAccessIssue]
+        database = Path(make_url(str(PREFECT_API_DATABASE_CONNECTION_URL.value())).database or "")
+        files = list(database.parent.glob(f"{database.name}*"))
+        assert files and not any(b"a-secret-token" in path.read_bytes() for path in files)

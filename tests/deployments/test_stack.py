@@ -84,6 +84,7 @@ def test_stages_that_make_chat_models_name_them(tmp_path: Path) -> None:
     assert model_artifact("sft", store).digest == made["dialogs"]
     assert model_artifact("rejection", store).digest == made["samples"]
     assert model_artifact(made["samples"][:8], store).digest == made["samples"]
+    assert model_artifact("", store).digest == made["samples"], "no gate yet: the newest"
 
 
 def committed(store: Store, kind: str, parents: dict[str, str]) -> str:
@@ -100,6 +101,7 @@ def test_what_is_killed_is_started_again_and_nothing_outlives_the_stack(end: str
     stack = up(tmp_path, free_port(), free_port())
     parts = wait_until_well(tmp_path, stack)
     assert [part.name for part in parts] == ["Prefect", "MLflow", "Worker"]
+    assert listens_at(stack) == {"127.0.0.1"}
     if end == "killed":
         stack.kill()
     else:
@@ -115,6 +117,13 @@ def test_what_is_killed_is_started_again_and_nothing_outlives_the_stack(end: str
     _, alive = psutil.wait_procs(started, timeout=15)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     assert not any(part.healthy() for part in parts)
+
+
+def listens_at(stack: subprocess.Popen[str]) -> set[str]:
+    """Return the addresses at which the stack and all that it started listen."""
+    started = [psutil.Process(stack.pid), *psutil.Process(stack.pid).children(recursive=True)]
+    open_ = [connection for process in started for connection in process.net_connections("inet")]
+    return {connection.laddr.ip for connection in open_ if connection.status == psutil.CONN_LISTEN}
 
 
 def wait_until_well(

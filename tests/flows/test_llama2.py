@@ -30,8 +30,22 @@ def command(home: Path, *changes: str) -> list[str]:
     ]
 
 
+SECRETS = {
+    name: f"a-secret-{name.lower()}-that-must-not-be-written"
+    for name in (
+        "PGPASSWORD",
+        "AWS_SECRET_ACCESS_KEY",
+        "OPENAI_API_KEY",
+        "WEBHOOK_URL",
+        "RAY_AUTH_TOKEN",
+        "HF_TOKEN",
+    )
+}
+
+
 def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | SECRETS
 
 
 def run(home: Path, *changes: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run(home)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "leaked" not in done.stderr  # what libraries say at exit
+    assert not any(secret in done.stdout + done.stderr for secret in SECRETS.values())
     return home
 
 
@@ -142,6 +157,16 @@ def test_the_kept_profile_finds_everything_and_an_unbroken_one_agrees(home: Path
     assert unbroken.returncode == 0, unbroken.stderr[-2000:]
     assert {artifact.name for artifact in Store(tmp_path / "var" / "artifacts").artifacts()} == before
     assert facts(tmp_path / "var") == facts(home)
+
+
+def test_no_secret_of_the_environment_is_written(home: Path) -> None:
+    """In no log, manifest, report, kept profile, job, database of Prefect's or MLflow's, and no MLflow file."""
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "prefect.db", "prefect.log", "worker.log", "report.html", "manifest.json"} <= {
+        path.name for path in files
+    }
+    for path in files:
+        assert b"that-must-not-be-written" not in path.read_bytes(), path
 
 
 def test_sql_answers_over_the_comparisons(home: Path) -> None:

@@ -15,11 +15,12 @@ import pytest
 from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
 
+from deployments.model_commands import model_path
 from llama2_core.chat import Dialog, assistant, user
 from llama2_core.config import GRADES, LoopConfig, ModelConfig, OptimizerConfig
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
-from storage.errors import ArtifactNotFound, StoreBusy
+from storage.errors import ArtifactNotFound, CorruptArtifact, StoreBusy
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
 from tasks import launch
 from tasks.evaluate import with_win_rates
@@ -246,3 +247,21 @@ def test_a_name_of_a_stage_is_an_artifact_before_it_names_a_result(prefect: None
     assert find(tokens("base"), runtime).manifest.parents == {"base": newer}
     with pytest.raises(ArtifactNotFound, match=r"No artifact 'bse'.*Did you mean base"):
         tokens("bse")
+
+
+def test_a_changed_parent_stops_the_stage_before_it_works(prefect: None, runtime: Runtime) -> None:
+    def text(directory: Path) -> dict[str, Any]:
+        (directory / "weights.bin").write_text("as committed")
+        return {}
+
+    base = made("base", runtime, text)
+    child = Job("chat", "chat", TokensRecipe(), parents={"base": base})
+    weights = find(base, runtime).file("weights.bin")
+    weights.write_text("as replaced!")
+    with pytest.raises(CorruptArtifact, match=r"weights\.bin is not what was committed"):
+        build(child, runtime, lambda directory: pytest.fail("it must not begin"))
+    with pytest.raises(CorruptArtifact, match=r"weights\.bin"):
+        model_path("base", runtime.home)
+    weights.write_text("as committed")
+    assert model_path("base", runtime.home) == weights.parent
+    assert Store(runtime.store_root).lineage(find(build(child, runtime, text), runtime))

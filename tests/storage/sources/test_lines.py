@@ -162,3 +162,22 @@ def test_a_long_line_inside_quotes_ends_its_row_only(tmp_path, survey):
         "too long",
         "last",
     ]
+
+
+def test_a_long_text_is_cut_at_blank_lines_or_line_ends(tmp_path, survey):
+    """After two words at a blank line; after four, where no blank line comes, at the line's end."""
+    file = tmp_path / "a.txt"
+    content = "\none\ntwo three\n\nfour\n\nfive\n \nsix\nseven eight\nnine ten\neleven"
+    file.write_text(content)
+    assert [(item.id, item.text) for item in survey(tmp_path, passage_words=2)] == [
+        ("a.txt:0", "\none\ntwo three\n\n"),
+        ("a.txt:16", "four\n\nfive\n \n"),
+        ("a.txt:29", "six\nseven eight\nnine ten\n"),
+        ("a.txt:54", "eleven"),
+    ]
+    assert [item.text for item in survey(tmp_path)] == [content]
+    with gzip.open(tmp_path / "b.txt.gz", "wb") as packed:
+        packed.write(b"good words\n\n caf\xe9 bad\n\n" + b"x " * 60 + b"\n\n")
+    file.unlink()
+    good, bad, long = survey(tmp_path, passage_words=2, max_bytes=100)
+    assert (good.text, bad.reason, long.reason) == ("good words\n\n", "not UTF-8", "too long")

@@ -15,7 +15,9 @@ def test_a_token_is_for_one_annotator_and_can_be_taken_away(client: TestClient, 
     assert "alice" in client.get("/helpfulness").text
     assert set(access.annotators()) == {"alice"}
     assert "alice" not in (access.folder / "annotators.json").read_text().replace('"alice"', "")
-    access.add("alice")  # a new token: sessions of the old one end
+    token = access.add("alice")  # a new token: sessions of the old one end
+    kept = [path for path in access.folder.rglob("*") if path.is_file()]
+    assert kept and not any(token.encode() in path.read_bytes() for path in kept)
     assert client.get("/helpfulness", follow_redirects=False).headers["location"] == "/sign-in"
     access.remove("alice")
     with pytest.raises(ConfigError, match="no annotator 'alice'"):
