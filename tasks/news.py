@@ -103,14 +103,14 @@ def ancestry(champion: str, runtime: Runtime) -> Ancestry:
 
 
 def news_since(champion: str, recipe: RetrainRecipe, runtime: Runtime) -> News:
-    """Look for what neither the champion nor a candidate that was held against it was made from.
+    """Look for what neither the champion nor a candidate that came from it was made from.
 
     Batches of people count once they are frozen, whenever; those of flows when they are younger than all that the
     champion knows.
     """
     of = ancestry(champion, runtime)
-    store, decided = of.store, _decided(champion, of.store)
-    known = {a.full_name: a for a in (*of.lineage, *(a for d in decided for a in store.lineage(d)))}
+    store = of.store
+    known = {a.full_name: a for a in (*of.lineage, *_tried(champion, store))}
     with closing(connect(store)) as db:
         frozen = [batch for (batch,) in db.execute(FROZEN).fetchall()]
     learned = {_frozen_name(a) for a in of.lineage}
@@ -144,9 +144,10 @@ def _youngest(artifacts: Iterable[Artifact]) -> Artifact | None:
     return max(artifacts, key=lambda artifact: artifact.manifest.created_at, default=None)
 
 
-def _decided(champion: str, store: Store) -> list[Artifact]:
-    """Return the decisions that were about a champion, or made it one."""
-    return [a for a in store.artifacts() if a.kind == "decision" and champion in a.manifest.parents.values()]
+def _tried(champion: str, store: Store) -> list[Artifact]:
+    """Return what went into the decisions that a champion, or what was made from it, took part in."""
+    lineages = (store.lineage(a) for a in store.artifacts() if a.kind == "decision")
+    return [a for lineage in lineages if champion in {a.full_name for a in lineage} for a in lineage]
 
 
 def _frozen_name(artifact: Artifact) -> str:

@@ -178,7 +178,11 @@ def scheduled(tmp_path: Path) -> Iterator[Scheduled]:
 
 
 BETTER = ("recipe.gate.least_win_rate=0.5", "recipe.gate.least_sure_win_rate=0.4")
-WORSE = ("recipe.rejection_fine_tune.optimizer.peak_learning_rate=1.0", "recipe.ppo_from=9")
+WORSE = (
+    "recipe.rejection_fine_tune.optimizer.peak_learning_rate=1e-6",  # a base model that was hardly fine-tuned
+    "recipe.ppo_from=9",
+    "recipe.gate.least_win_rate=0.6",
+)
 
 
 @pytest.mark.timeout(3600)

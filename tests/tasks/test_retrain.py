@@ -211,9 +211,11 @@ def test_a_better_candidate_is_promoted_and_can_be_rolled_back(home: Home) -> No
         versions(home.runtime)["champion"].tags[WHY].startswith("promoted: V2 rejection over champion 60.0")
     )
     assert not news_since(trial.made.champion, RECIPE, home.runtime).is_enough(RECIPE)
+    home.people("week-2", 2)
+    home.settle(home.trial(accepted=False))
     roll_back(home.runtime)
     assert home.aliases() == {"champion": trial.champion, "previous": trial.made.champion}
-    assert not news_since(trial.champion, RECIPE, home.runtime).is_enough(RECIPE)  # it is not made again
+    assert not news_since(trial.champion, RECIPE, home.runtime).is_enough(RECIPE)  # nothing is made again
     roll_back(home.runtime)
     assert home.aliases()["champion"] == trial.made.champion
 
