@@ -84,9 +84,7 @@ def rollback(home: Home = Path("var"), mlflow_uri: MlflowUri = "") -> None:
     from tasks.registry import roll_back
 
     was, now = roll_back(_runtime(home, mlflow_uri))
-    console.print(
-        f"Version {now.number} ({now.source}) is the champion again; version {was.number} the previous."
-    )
+    print(f"Version {now.number} ({now.source}) is the champion again; version {was.number} the previous.")
 
 
 def _runtime(home: Path, mlflow_uri: str) -> "Runtime":
