@@ -107,7 +107,14 @@ def read_csv(part: Part, stream: BinaryIO, fields: Fields) -> Iterator[RawDocume
 
     The limit holds for a line and for a cell: an unclosed quote costs the rows up to the limit.
     """
-    csv.field_size_limit(fields.max_bytes)  # of the whole process: Python keeps no other
+    before = csv.field_size_limit(fields.max_bytes)  # of the whole process: Python keeps no other
+    try:
+        yield from _csv_documents(part, stream, fields)
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_documents(part: Part, stream: BinaryIO, fields: Fields) -> Iterator[RawDocument | Quarantined]:
     long_lines: list[int] = []
     reader = csv.reader(_csv_lines(part, stream, fields, long_lines), strict=True)
     rows = _csv_rows(reader, long_lines)

@@ -23,7 +23,7 @@ DEPLOYMENTS = read_deployments()
 ENTRIES = {f"{entry.entrypoint} {entry.name}": entry for entry in DEPLOYMENTS.deployments}
 HOME = Path("/data/llama2")
 OWN: dict[str, dict[str, Any]] = {
-    "finetune": {"model": "mine", "dialogs": "mine"},
+    "finetune": {"model": "mine"},
     "adapt": {"model": "mine", "dialogs": "mine"},
     "freeze": {"batch": "mine"},
     "safety prompts": {"files": ["mine"]},

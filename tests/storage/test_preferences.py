@@ -19,7 +19,7 @@ VALUES = {
     pa.float64(): 0.5,
     pa.bool_(): True,
     pa.list_(pa.string()): ["a", "b"],
-    pa.list_(pa.float64()): [0.5],
+    pa.list_(pa.float32()): [0.5],
 }
 
 
