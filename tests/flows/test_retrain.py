@@ -91,9 +91,11 @@ class Scheduled:
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=170)
         now, at_work = datetime.now(UTC), ("Pending", "Running")
         wait_for(lambda: not any(m.state_name in at_work and m.created < now for m in self.runs()), 900)
-        self.seen |= {
-            (str(made.id), made.state_name) for made in self.runs() if made.state and made.state.is_final()
-        }
+        self.forget()
+
+    def forget(self) -> None:
+        """Look at no run again as it is now."""
+        self.seen |= {(str(made.id), str(made.state_name)) for made in self.runs()}
 
     def llama2(self, *words: str) -> str:
         command = [*COMMAND, *words, "--home", str(self.home)]
@@ -116,6 +118,7 @@ class Scheduled:
         self.stack.send_signal(signal.SIGKILL)
         self.stack.wait()
         self.stack = self.up()
+        self.forget()  # a run that was at work has crashed
 
     def resume(self, made: FlowRun, **given: Any) -> None:
         """Fill in the form of a suspended flow run, as the UI does."""
@@ -127,10 +130,10 @@ class Scheduled:
         found: list[FlowRun] = []
 
         def look() -> bool:
-            for made in self.runs():
-                assert made.state_name not in ("Failed", "Crashed"), made.state
-                fits = made.state_name == state and said in str(made.state and made.state.message)
-                if fits and (str(made.id), state) not in self.seen:
+            new = [made for made in self.runs() if (str(made.id), str(made.state_name)) not in self.seen]
+            assert not [made.state for made in new if made.state_name in ("Failed", "Crashed")]
+            for made in new:
+                if made.state_name == state and said in str(made.state and made.state.message):
                     found.append(made)
             return bool(found)
 
