@@ -2,7 +2,9 @@
 # ruff: noqa: PLC0415
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,15 +49,8 @@ def compare(
     """Compare two models' answers to the same prompts, each pair in both orders: win, tie, loss with intervals."""
     known = {"kind": judge} if judge in ("rewards", "people") else {"kind": "judge", "server": judge}
     profile = _profile({"compare": {"judge": known}}, home, changes)
-    from deployments.services.flow_runs import running_flows
-
-    with running_flows(home):
-        from flows.arena import arena
-
-        made = arena(
-            first, second, prompts, recipe=profile.compare, seed=profile.seed, runtime=profile.runtime
-        )
-    _show(made, home, as_json)
+    made = {"recipe": profile.compare, "seed": profile.seed, "runtime": profile.runtime}
+    _run(home, as_json, lambda flows: flows.arena(first, second, prompts, **made))
 
 
 @app.command(epilog="Example: llama2 rate ppo sft --prompts adversarial.jsonl")
@@ -67,14 +62,8 @@ def rate(
     as_json: AsJson = False,
 ) -> None:
     """Have people rate on the annotation page how safe models' answers are, from 5 to 1: violations with intervals."""
-    profile = _profile({}, home, changes)
-    from deployments.services.flow_runs import running_flows
-
-    with running_flows(home):
-        from flows.arena import safety_ratings
-
-        made = safety_ratings(models, prompts, profile.rate, profile.seed, profile.runtime)
-    _show(made, home, as_json)
+    p = _profile({}, home, changes)
+    _run(home, as_json, lambda flows: flows.safety_ratings(models, prompts, p.rate, p.seed, p.runtime))
 
 
 @app.command(epilog="Example: llama2 diversity sft ppo --set diversity.replies.samples=10")
@@ -86,14 +75,8 @@ def diversity(
     as_json: AsJson = False,
 ) -> None:
     """Measure how alike models' samples are at several temperatures (Self-BLEU), for factual and creative prompts."""
-    profile = _profile({}, home, changes)
-    from deployments.services.flow_runs import running_flows
-
-    with running_flows(home):
-        from flows.arena import diversity as flow
-
-        made = flow(models, prompts, profile.diversity, profile.seed, profile.runtime)
-    _show(made, home, as_json)
+    p = _profile({}, home, changes)
+    _run(home, as_json, lambda flows: flows.diversity(models, prompts, p.diversity, p.seed, p.runtime))
 
 
 def _profile(values: dict[str, Any], home: Path, changes: list[str] | None) -> "ArenaProfile":
@@ -101,6 +84,17 @@ def _profile(values: dict[str, Any], home: Path, changes: list[str] | None) -> "
     from deployments.profiles import ArenaProfile, changed
 
     return changed(ArenaProfile, {**values, "runtime": {"home": str(home)}}, changes or [], "the command")
+
+
+def _run(home: Path, as_json: bool, call: Callable[[ModuleType], str]) -> None:
+    """Call one of the flows of `flows.arena`, and show its report."""
+    from deployments.services.flow_runs import running_flows
+
+    with running_flows(home):
+        from flows import arena
+
+        made = call(arena)
+    _show(made, home, as_json)
 
 
 def _show(name: str, home: Path, as_json: bool) -> None:

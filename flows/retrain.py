@@ -6,10 +6,11 @@ from prefect.states import Completed
 from flows.corpus import tokens
 from flows.evaluate import evaluate
 from flows.rlhf import improve
+from storage.artifacts import short_name
 from tasks.adapt import continued
 from tasks.news import News, ancestry, news_since, tokens_recipe
 from tasks.pipeline import finish_run, tracked_run
-from tasks.retrain import Trial, alone, asked_elsewhere, carry_out, champion_of_home, decide, short, waiting
+from tasks.retrain import Trial, alone, asked_elsewhere, carry_out, champion_of_home, decide, waiting
 from tasks.rounds_recipe import RetrainRecipe
 from tasks.rounds_report import rounds_report
 from tasks.runtime import Runtime
@@ -36,7 +37,7 @@ def retrained(recipe: RetrainRecipe, runtime: Runtime) -> str:
     found = waits or news_since(champion, recipe, runtime)
     if isinstance(found, News) and not found.is_enough(recipe):
         wanted = f"{found.comparisons:,} of {recipe.least_comparisons:,} comparisons, no documents"
-        return f"Nothing new since the champion, {short(champion)}: {wanted}."
+        return f"Nothing new since the champion, {short_name(champion)}: {wanted}."
     with tracked_run(recipe, runtime) as tracked:
         trial = attempt(champion, found, recipe, tracked) if isinstance(found, News) else found
         page, stages = rounds_report(recipe, trial.standing, [trial.made], tracked, trial.news)

@@ -42,6 +42,12 @@ TRANSIENT = frozenset({"checkpoints", "worker.log", "heartbeat.json", "DONE"})
 _REBUILD = "Move that folder out of the store and run the stage again."
 
 
+def short_name(full_name: str) -> str:
+    """Return "kind/digest" as people are shown it, with twelve digits."""
+    kind, _, digest = full_name.partition("/")
+    return f"{kind}/{digest[:12]}"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A handle to a committed artifact: three small values; the manifest is read on first use."""
@@ -52,7 +58,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        return f"{self.kind}/{self.digest[:12]}"
+        return short_name(self.full_name)
 
     @property
     def full_name(self) -> str:

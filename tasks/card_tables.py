@@ -7,6 +7,7 @@ from typing import Any
 
 from llama2_core.footprint import parameter_count
 from llama2_core.presets import LLAMA_7B, LLAMA_13B, LLAMA_34B, LLAMA_70B
+from storage.artifacts import short_name
 from storage.metrics import read_metrics
 from tasks.benchmark_recipe import suites
 from tasks.card_facts import CLEAN, UNKNOWN, Conditions, Known
@@ -173,7 +174,7 @@ def lineage_table(models: Sequence[Known]) -> Table:
                 "g CO₂": f"{1000 * m.kg_co2:.3g}",
                 "commit": m.git_commit[:12] or "–",
                 "of": ", ".join(of),
-                "made from": ", ".join(f"{role} {short(parent)}" for role, parent in m.parents.items())
+                "made from": ", ".join(f"{role} {short_name(parent)}" for role, parent in m.parents.items())
                 or "–",
             }
         )
@@ -187,11 +188,6 @@ def data_of(models: Sequence[Known]) -> list[tuple[str, DataCard | None]]:
         (" and ".join(m.label for m in models if (m.data.corpus if m.data else "") == corpus), card)
         for corpus, card in cards.items()
     ]
-
-
-def short(name: str) -> str:
-    kind, _, digest = name.partition("/")
-    return f"{kind}/{digest[:12]}"
 
 
 def draw(models: Sequence[Known]) -> list[Figure]:
@@ -238,7 +234,7 @@ def limits(model: Known) -> list[str]:
         said.append("Whether its benchmarks stood in its training data was not searched for all of them.")
     if model.gone:
         said.append(
-            f"Of its lineage {', '.join(map(short, model.gone))} is not in the store: costs are a lower bound."
+            f"Of its lineage {', '.join(map(short_name, model.gone))} is not in the store: costs are a lower bound."
         )
     said.append(
         "Like all such models it may state what is false, and answer in ways that are biased or harmful; no test "

@@ -16,7 +16,7 @@ from prefect.flow_runs import resume_flow_run
 
 from llama2_core.config import Record
 from llama2_core.errors import ConfigError
-from storage.artifacts import Store
+from storage.artifacts import Store, short_name
 from storage.disk import take_lock
 from tasks.evaluate import interval
 from tasks.launch import Job, build, find, say, tracker
@@ -167,14 +167,9 @@ def carry_out(trial: Trial, decision: Decision, runtime: Runtime) -> str:
         tracker(runtime).tag_version(NAME, candidate.number, {WHY: f"{said}: {because}", ANSWER: ""})
         if decision.promoted and not changed:
             promote(candidate.number, runtime)
-            return f"Version {candidate.number}, {short(trial.made.champion)}, is the champion now. {because}"
+            return f"Version {candidate.number}, {short_name(trial.made.champion)}, is the champion now. {because}"
         withdraw(runtime)
     return f"The champion stays. {changed}{because}"
-
-
-def short(name: str) -> str:
-    kind, _, digest = name.partition("/")
-    return f"{kind}/{digest[:12]}"
 
 
 def _candidate(trial: Trial, runtime: Runtime) -> Version | None:

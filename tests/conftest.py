@@ -10,8 +10,9 @@ import torch
 
 from llama2_core.config import ModelConfig
 from llama2_core.data.mixture import Segment
-from llama2_core.model import Transformer, initialise
+from llama2_core.model import ScalarModel, Transformer, initialise
 from llama2_core.tokenizer import Tokenizer, train_tokenizer
+from llama2_core.training.checkpoint import save_model
 from storage.shards import ShardWriter
 from tasks.mixture import write_mixture
 
@@ -49,6 +50,25 @@ def tokenizer() -> Tokenizer:
         " ".join(WORDS[i:] + WORDS[:i]) + f" {i} plus {i} is {2 * i}." for i in range(len(WORDS))
     ] * 5
     return train_tokenizer(sentences, 320, ["[INST]", "[/INST]"])
+
+
+@pytest.fixture(scope="session")
+def drawn(tokenizer: Tokenizer) -> Callable[[int, type[Transformer] | type[ScalarModel], Path], dict]:
+    """Write a small model of a seed, of weights large enough to tell its answers apart; return no summary."""
+    shape = ModelConfig(
+        vocab_size=tokenizer.vocab_size, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, multiple_of=16, max_seq_len=96
+    )  # fmt: skip
+
+    def write(seed: int, kind: type[Transformer] | type[ScalarModel], directory: Path) -> dict:
+        model = kind(shape)
+        initialise(model, shape, torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(5 if parameter.dim() > 1 else 1)
+        save_model(directory, model, tokenizer)
+        return {}
+
+    return write
 
 
 @pytest.fixture(scope="session")

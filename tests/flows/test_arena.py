@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
 
@@ -18,11 +17,8 @@ from deployments.services.annotation.orders import freeze_if_complete, next_orde
 from deployments.services.annotation.panel import Panel
 from deployments.services.annotation.ratings import read_questions
 from flows.arena import arena, diversity, safety_ratings
-from llama2_core.config import ModelConfig
 from llama2_core.errors import ConfigError
-from llama2_core.model import ScalarModel, Transformer, initialise
-from llama2_core.tokenizer import Tokenizer
-from llama2_core.training.checkpoint import save_model
+from llama2_core.model import ScalarModel, Transformer
 from storage.arena_tables import VERDICTS
 from storage.artifacts import Store
 from storage.preference_events import BatchOpened
@@ -50,21 +46,8 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 
 @pytest.fixture(scope="module")
-def given(runtime: Runtime, tokenizer: Tokenizer) -> dict[str, str]:
+def given(runtime: Runtime, drawn: Callable[..., dict]) -> dict[str, str]:
     """Return two chat models by path, both reward models, and a file of prompts, of one turn and of two."""
-    shape = ModelConfig(
-        vocab_size=tokenizer.vocab_size, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, multiple_of=16, max_seq_len=96
-    )  # fmt: skip
-
-    def drawn(seed: int, kind: type[Transformer] | type[ScalarModel], directory: Path) -> dict[str, Any]:
-        model = kind(shape)
-        initialise(model, shape, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.mul_(5 if parameter.dim() > 1 else 1)
-        save_model(directory, model, tokenizer)
-        return {}
-
     folder = runtime.home.parent
     for seed, name in enumerate(("one", "two")):
         drawn(seed, Transformer, folder / name)

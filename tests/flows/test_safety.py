@@ -1,23 +1,21 @@
 """Both safety flows for real, with small models: real Prefect, real workers, real MLflow."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from prefect.artifacts import Artifact as PrefectArtifact
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.evaluate import evaluate
 from flows.safety import context_distillation, safety_prompts, safety_scaling
 from llama2_core.chat import assistant, user
-from llama2_core.config import ModelConfig, SamplingConfig
-from llama2_core.model import ScalarModel, Transformer, initialise
+from llama2_core.config import SamplingConfig
+from llama2_core.model import ScalarModel, Transformer
 from llama2_core.rlhf.context_distillation import Preprompts
 from llama2_core.tokenizer import Tokenizer
-from llama2_core.training.checkpoint import save_model
 from storage.artifacts import Store
 from storage.schemas import DEMONSTRATIONS, PROMPTS, write_table
 from tasks.launch import Job, build, find, tracker
@@ -43,20 +41,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 
 @pytest.fixture(scope="module")
-def made(runtime: Runtime, tokenizer: Tokenizer) -> dict[str, str]:
-    shape = ModelConfig(
-        vocab_size=tokenizer.vocab_size, dim=32, n_layers=1, n_heads=4, n_kv_heads=2, multiple_of=16, max_seq_len=64
-    )  # fmt: skip
-
-    def model(seed: int, kind: type[Transformer] | type[ScalarModel], directory: Path) -> dict[str, Any]:
-        drawn = kind(shape)
-        initialise(drawn, shape, torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            for parameter in drawn.parameters():
-                parameter.mul_(5 if parameter.dim() > 1 else 1)
-        save_model(directory, drawn, tokenizer)
-        return {}
-
+def made(runtime: Runtime, tokenizer: Tokenizer, drawn: Callable[..., dict]) -> dict[str, str]:
     def dialogs(directory: Path) -> dict[str, Any]:
         shown = [
             {
@@ -93,11 +78,11 @@ def made(runtime: Runtime, tokenizer: Tokenizer) -> dict[str, str]:
         return build(Job(kind, kind, recipe, seed), runtime, work)
 
     rewards = [
-        put("reward", RewardRecipe(), seed, lambda d, seed=seed: model(seed, ScalarModel, d))
+        put("reward", RewardRecipe(), seed, lambda d, seed=seed: drawn(seed, ScalarModel, d))
         for seed in (1, 2)
     ]
     return {
-        "base": put("base", FineTuneRecipe(), 0, lambda d: model(0, Transformer, d)),
+        "base": put("base", FineTuneRecipe(), 0, lambda d: drawn(0, Transformer, d)),
         "helpfulness": rewards[0],
         "safety": rewards[1],
         "dialogs": put("dialogs", DialogsRecipe(), 0, dialogs),

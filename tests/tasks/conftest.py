@@ -1,7 +1,10 @@
-"""A browser to look at pages with; a chat model, its judges and its prompts."""
+"""A browser to look at pages with; a chat model, its judges and its prompts; a server of any function's replies."""
 
+import json
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import pytest
@@ -90,3 +93,36 @@ def parents(model: Transformer, config: ModelConfig, tokenizer: Tokenizer, tmp_p
     ]
     write_table(tmp_path / "dialogs" / "prompts.parquet", rows, PROMPTS)
     return {role: tmp_path / role for role in ("chat", "helpfulness", "safety", "dialogs")}
+
+
+class Chat(BaseHTTPRequestHandler):
+    """Answers what its server's `say` makes of the last message."""
+
+    def do_POST(self) -> None:
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        text = self.server.say(asked["messages"][-1]["content"])  # type: ignore[attr-defined]
+        reply = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *words: object) -> None: ...
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[[Callable[[str], str]], str]]:
+    """Return what serves a function from text to text, and says where."""
+    servers = []
+
+    def serve(say: Callable[[str], str]) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Chat)
+        server.say = say  # type: ignore[attr-defined]
+        servers.append(server)
+        Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/v1#m"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

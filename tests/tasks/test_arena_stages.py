@@ -1,10 +1,7 @@
 """Answers and verdicts as the worker makes them: small real models, real reward models, judges behind real servers."""
 
-import json
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -27,39 +24,6 @@ from tasks.tables import dialog_from_json, dialog_to_json, encode_answer
 
 RECIPE = RepliesRecipe(temperatures=(0.5, 1.0), samples=2, sampling=SamplingRecipe(max_new_tokens=4))
 SAID = "Better: {}\nGrade: 2\nA is: safe\nB is: safe"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers what its server's `say` makes of the last message."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = self.server.say(asked["messages"][-1]["content"])  # type: ignore[attr-defined]
-        reply = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, format: str, *words: object) -> None: ...
-
-
-@pytest.fixture
-def served() -> Iterator[Callable[[Callable[[str], str]], str]]:
-    """Return what serves a function from text to text, and says where."""
-    servers = []
-
-    def serve(say: Callable[[str], str]) -> str:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.say = say  # type: ignore[attr-defined]
-        servers.append(server)
-        Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}/v1#m"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def prompt(name: str, **known: Any) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """The language-model judge: replies read, orders swapped, ties dropped; behind a real server."""
 
-import json
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -23,6 +21,7 @@ from tasks.runtime import Execution
 from tasks.stage import Stage
 from tasks.tables import Prompt, dialog_to_json
 
+Serve = Callable[[Callable[[str], str]], str]
 PROMPT = Prompt("p", "conversation", False, (user("How do I boil an egg?"),), {}, [])
 
 
@@ -47,36 +46,19 @@ def test_a_reply(text: str, expected: Verdict | None) -> None:
     assert read_reply(text) == expected
 
 
-class Rater(BaseHTTPRequestHandler):
-    """Prefers the longer answer, or A whatever it is; calls what speaks of poison unsafe."""
-
-    by_order = False
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        text = asked["messages"][0]["content"]
-        first, second = (
-            text.split(f"[Answer {name}]\n")[1].split(f"\n[End of answer {name}]")[0] for name in "AB"
-        )
-        better = "A" if self.by_order or len(first) > len(second) else "B"
-        safe = ["unsafe" if "poison" in answer else "safe" for answer in (first, second)]
-        grade = 1 if better == "A" else 2
-        said = f"Better: {better}\nGrade: {grade}\nA is: {safe[0]}\nB is: {safe[1]}"
-        reply = json.dumps({"choices": [{"message": {"content": said}, "finish_reason": "stop"}]}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(reply)))
-        self.end_headers()
-        self.wfile.write(reply)
-
-    def log_message(self, format: str, *words: object) -> None: ...
+def rate(content: str, by_order: bool = False) -> str:
+    """Prefer the longer answer, or A whatever it is; call what speaks of poison unsafe."""
+    first, second = (
+        content.split(f"[Answer {name}]\n")[1].split(f"\n[End of answer {name}]")[0] for name in "AB"
+    )
+    better = "A" if by_order or len(first) > len(second) else "B"
+    safe = ["unsafe" if "poison" in answer else "safe" for answer in (first, second)]
+    return f"Better: {better}\nGrade: {1 if better == 'A' else 2}\nA is: {safe[0]}\nB is: {safe[1]}"
 
 
 @pytest.fixture
-def judge() -> Iterator[Judge]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Rater) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield Judge(ChatServer.parse(f"http://127.0.0.1:{server.server_port}/v1#rater"))
-        server.shutdown()
+def judge(served: Serve) -> Judge:
+    return Judge(ChatServer.parse(served(rate).replace("#m", "#rater")))
 
 
 def test_both_orders_must_agree_and_the_less_sure_grade_counts(judge: Judge) -> None:
@@ -88,10 +70,8 @@ def test_both_orders_must_agree_and_the_less_sure_grade_counts(judge: Judge) -> 
     assert (judge.kind, judge.name) == ("judge", "rater")
 
 
-def test_a_judge_that_goes_by_the_order_decides_nothing(
-    judge: Judge, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Rater, "by_order", True)
+def test_a_judge_that_goes_by_the_order_decides_nothing(served: Serve) -> None:
+    judge = Judge(ChatServer.parse(served(partial(rate, by_order=True))))
     assert judge.compare(PROMPT, "one", "two", 0) is None
 
 

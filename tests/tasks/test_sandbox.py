@@ -74,7 +74,7 @@ PROCESSES = {
 }
 MEMORY = {
     "one block": ("x = bytearray(10**10)", "failed: MemoryError"),
-    "many blocks": ("x = []\nwhile True: x.append(bytearray(2**20))", "failed: MemoryError"),
+    "many blocks": ("x = []\nwhile True: x.append(bytes(2**20))", "failed: MemoryError"),
     "long text": ("x = 'a' * 10**11", "failed: MemoryError"),
     "shared pages": ("import mmap; mmap.mmap(-1, 2**33)", "failed: OSError: .*allocate memory"),
     "memory file": ("import os; os.memfd_create('x')", EPERM),
