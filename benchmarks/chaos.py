@@ -35,7 +35,8 @@ from storage.artifacts import Store
 from storage.metrics import read_metrics
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
 from storage.shards import ShardWriter
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.mixture import write_mixture
 from tasks.recipes import FineTuneRecipe, PretrainRecipe, RewardRecipe, TokensRecipe
 from tasks.runtime import Runtime

@@ -8,7 +8,7 @@ from flows.corpus import corpus, tokenizer, tokens
 from flows.sft import sft
 from tasks.adapt import adaptation, continued, export, start
 from tasks.adapt_recipe import AdaptRecipe
-from tasks.launch import Job
+from tasks.jobs import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.own import own_dialogs, own_model
 from tasks.runtime import Runtime

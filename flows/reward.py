@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks.launch import Job
+from tasks.jobs import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.preferences import comparisons as comparisons_task
 from tasks.recipes import ComparisonsRecipe

@@ -9,7 +9,7 @@ from llama2_core.seeding import derive_seed
 from tasks.dpo import dpo as dpo_task
 from tasks.dpo import dpo_job
 from tasks.dpo_recipe import DPORecipe
-from tasks.launch import Job
+from tasks.jobs import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.people import await_annotators
 from tasks.pipeline import finish_run, tracked_run

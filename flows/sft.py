@@ -3,7 +3,7 @@
 from prefect import flow
 
 from tasks.dialogs import dialogs as dialogs_task
-from tasks.launch import Job
+from tasks.jobs import Job
 from tasks.loss_mask_linter import lint_loss_masks
 from tasks.own import chosen_dialogs, chosen_model
 from tasks.recipes import DialogsRecipe, FineTuneRecipe

@@ -4,19 +4,40 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from posixpath import normpath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from mlflow.utils.time import get_current_time_millis
 
+from llama2_core.errors import Llama2Error
 from storage.manifest import digest_of
+
+
+class Unreachable(Llama2Error):
+    """MLflow did not take what it was told."""
+
 
 BATCH = 1000
 """MLflow's limit of metrics a call."""
@@ -63,23 +84,46 @@ class Tracker:
             self._client.log_batch(run_id, params=flat[start : start + 100])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        self.log_curve(run_id, [{"step": 0, **metrics}])
+        self.log_points(run_id, points([{"step": 0, **metrics}]))
 
-    def log_curve(self, run_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log rows of numbers with a "step"; what is no finite number is left out."""
-        now = get_current_time_millis()
-        metrics = [
-            Metric(metric_name(name), float(value), now, int(row["step"]))
-            for row in rows
-            for name, value in row.items()
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value)
-        ]
-        for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+    def log_points(self, run_id: str, measured: Sequence[Metric], patient: bool = True) -> None:
+        """Log points of curves; the same ones again change nothing. Raises Unreachable; soon, when not patient."""
+        with nullcontext() if patient else hurried():
+            for start in range(0, len(measured), BATCH):
+                try:
+                    self._client.log_batch(run_id, metrics=measured[start : start + BATCH])
+                except MlflowException as error:
+                    raise Unreachable(f"MLflow at {self.uri} cannot be told of curves: {error}") from error
 
     def last_step(self, run_id: str, metric: str) -> int:
         """Return the highest step of a metric logged so far, 0 when there is none."""
         return max((point.step for point in self._client.get_metric_history(run_id, metric)), default=0)
+
+    def log_input(self, run_id: str, role: str, name: str, digest: str, source: Path, facts: Any) -> None:
+        """Say what a run is made from: a dataset in MLflow's words, of the first 36 digits of its digest."""
+        dataset = Dataset(name, digest[:36], "local", source.absolute().as_uri(), profile=json.dumps(facts))
+        tags = [InputTag("mlflow.data.context", role)]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, tags)])
+
+    def log_model(self, run_id: str, name: str, kind: str, digest: str, source: Path) -> None:
+        """Say that a run made a model: a LoggedModel with its digest, which versions of the registry link to."""
+        if not self._logged_model(digest):
+            tags = {"llama2.digest": digest, "llama2.source": str(source)}
+            made = self._client.create_logged_model(self.experiment_id, name, run_id, tags, model_type=kind)
+            self._client.finalize_logged_model(made.model_id, "READY")
+            self._client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])
+
+    def _logged_model(self, digest: str) -> LoggedModel | None:
+        """Return an artifact's LoggedModel, if there is one."""
+        found = self._client.search_logged_models([self.experiment_id], f"tags.`llama2.digest` = '{digest}'")
+        return found[0] if found else None
+
+    def _link(self, digest: str, name: str, version: str) -> None:
+        """Have the LoggedModel of an artifact name its version in the registry, as MLflow's server would."""
+        if model := self._logged_model(digest):
+            known = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+            every = json.dumps([*known, {"name": name, "version": version}])
+            self._client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: every})
 
     def log_file(self, run_id: str, path: Path, folder: str = "") -> None:
         self._client.log_artifact(run_id, str(path), folder or None)
@@ -107,6 +151,7 @@ class Tracker:
         made = self._client.create_model_version(
             name, f"runs:/{run_id}/chat", run_id, dict(tags), description=note
         )
+        self._link(Path(tags.get("llama2.source", "")).name, name, str(made.version))
         self.finish(run_id)
         return str(made.version)
 
@@ -174,6 +219,49 @@ class Tracker:
     def run_path(self, run_id: str) -> str:
         """The run's page in MLflow's UI, after the address."""
         return f"/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+
+def points(rows: Iterable[Mapping[str, Any]]) -> list[Metric]:
+    """Return the points of now that rows of numbers with a "step" hold; what is no finite number is left out."""
+    now = get_current_time_millis()
+    return [
+        Metric(metric_name(name), float(value), now, int(row["step"]))
+        for row in rows
+        for name, value in row.items()
+        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+    ]
+
+
+class Machine:
+    """What the machine is busy with, under the names that MLflow's page of system metrics looks for."""
+
+    def __init__(self) -> None:
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor()]
+        with suppress(ImportError, RuntimeError):  # no GPU of NVIDIA's, or nothing to ask it with
+            self._monitors.append(GPUMonitor())
+
+    def look(self) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+            values: dict[str, float] = monitor.aggregate_metrics()  # type: ignore
+            found |= {f"system/{name}": value for name, value in values.items()}
+            monitor.clear_metrics()
+        return found
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Have a request to a server that is not there fail within seconds, in place of minutes."""
+    settings = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_HTTP_REQUEST_TIMEOUT: 5}
+    before = {setting: setting.get_raw() for setting in settings}
+    try:
+        for setting, value in settings.items():
+            setting.set(value)
+        yield
+    finally:
+        for setting, value in before.items():
+            setting.unset() if value is None else setting.set(value)
 
 
 def metric_name(name: str) -> str:

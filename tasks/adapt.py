@@ -15,7 +15,8 @@ from llama2_core.seeding import derive_seed
 from storage.artifacts import Store
 from tasks.adapt_recipe import ContinueRecipe, Format, StartRecipe
 from tasks.card_facts import known_of
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.model_card import model_card
 from tasks.recipes import PretrainRecipe, TokensRecipe
 from tasks.runtime import Runtime

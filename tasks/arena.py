@@ -21,7 +21,8 @@ from storage.sources.prompts import read_prompt_file
 from tasks.arena_recipe import AskedRecipe, RatersRecipe, RepliesRecipe, SheetRecipe, VerdictsRecipe
 from tasks.arena_tally import agreement, asked, by_people, summary
 from tasks.chat_server import ChatServer
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.own import chosen_model
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import ServerRecipe

@@ -12,9 +12,11 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.config import Record
 from storage.disk import atomic_write
 from tasks.arena_studies import Study, arena_study, diversity_study, ratings_study
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.rendering import render_template
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 PAGE, TABLE = "report.html", "table.json"
 

@@ -12,9 +12,8 @@ from storage.arena_tables import REPLIES, VERDICTS
 from storage.artifacts import Artifact
 from storage.schemas import read_rows, read_table
 from tasks.arena_tally import WORTH
-from tasks.evaluate import interval
 from tasks.report_figures import Figure, interval_figure
-from tasks.report_tables import Table
+from tasks.report_tables import Table, interval
 from tasks.tables import dialog_from_json, read_prompt_rows
 
 EXAMPLES = 3

@@ -12,8 +12,10 @@ from storage.benchmark_tables import BENCHMARK_SCORES
 from storage.schemas import read_table
 from tasks.benchmark_data import DATA, datasets, newest
 from tasks.benchmark_recipe import BenchmarkRecipe, stay_offline
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.suite_tables import Table, score_table, suite_table
 
 

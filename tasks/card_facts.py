@@ -12,7 +12,7 @@ from storage.artifacts import Artifact, Store
 from storage.benchmark_tables import BENCHMARK_SCORES, CONTAMINATION
 from storage.schemas import read_table
 from tasks.data_card_page import DataCard, read_card
-from tasks.launch import FORMAT_VERSIONS
+from tasks.jobs import FORMAT_VERSIONS
 from tasks.recipes import DataCardRecipe
 from tasks.suite_tables import Row
 

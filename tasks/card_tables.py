@@ -11,11 +11,10 @@ from storage.artifacts import short_name
 from storage.metrics import read_metrics
 from tasks.benchmark_recipe import suites
 from tasks.card_facts import CLEAN, UNKNOWN, Conditions, Known
-from tasks.contamination import contamination_table
 from tasks.data_card_page import DataCard
-from tasks.evaluate import interval
 from tasks.report_figures import Figure, Points, curve_figure, pick
-from tasks.suite_tables import Row, Table, compact, is_of, score_table, suite_table
+from tasks.report_tables import interval
+from tasks.suite_tables import Row, Table, compact, contamination_table, is_of, score_table, suite_table
 
 PAPER = {
     "7B": (LLAMA_7B, 184_320, 400, 31.22),

@@ -8,8 +8,11 @@ from storage.artifacts import Store
 from storage.benchmark_tables import CONTAMINATION
 from storage.schemas import read_table
 from tasks.benchmark_recipe import ContaminationRecipe
-from tasks.launch import Job, build, find, say
+from tasks.jobs import Job
+from tasks.launch import build, find
+from tasks.progress import say
 from tasks.runtime import Runtime
+from tasks.suite_tables import contamination_table
 
 
 @task(name="contamination", task_run_name="contamination of {label}", cache_policy=NO_CACHE)
@@ -35,30 +38,3 @@ def contamination(recipe: ContaminationRecipe, benchmarks: str, label: str, runt
         description="Benchmarks in the training tokens, as Llama 2's Table 51",
     )
     return name
-
-
-def contamination_table(rows: list[dict]) -> list[dict[str, str]]:
-    """Return each task's and metric's four subsets at the longest match that shows a benefit, else at the shortest."""
-    by_task: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        by_task.setdefault((row["task"], row["metric"]), []).append(row)
-    table = []
-    for (name, metric), found in by_task.items():
-        lengths = [row["length"] for row in found]
-        length = max((row["length"] for row in found if row["helped"]), default=min(lengths))
-        table += [
-            {
-                "task": name,
-                "metric": metric,
-                "L": str(length),
-                "subset": row["subset"],
-                "contaminated": f"{100 * row['contaminated']:.1f}%",
-                "n": f"{row['n']:,}",
-                "mean": f"{row['mean']:.3f}",
-                "Z": f"{row['z']:+.2f}",
-                "helped": "yes" if row["helped"] else "no",
-            }
-            for row in found
-            if row["length"] == length
-        ]
-    return table

@@ -23,7 +23,8 @@ from tasks.corpus_recipe import CorpusRecipe
 from tasks.corpus_sources import Group, corpus_identity, plan, read_group
 from tasks.corpus_steps import first_steps, last_steps, readable
 from tasks.corpus_summary import corpus_summary
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.runtime import Runtime
 from tasks.spread import Spread, in_turn, spread
 

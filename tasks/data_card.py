@@ -11,9 +11,11 @@ from storage.analysis import analyse
 from storage.artifacts import Artifact
 from storage.disk import atomic_write
 from tasks.data_card_page import draw, read_card, render_html, render_markdown
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import DataCardRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 HTML, MARKDOWN = "card.html", "card.md"
 

@@ -18,7 +18,8 @@ from storage.schemas import DEMONSTRATIONS, PROMPTS, write_table
 from storage.sources.starter import arithmetic, safety
 from storage.sources.starter.conversations import conversations
 from storage.sources.starter.dictionary import definitions
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.recipes import DialogsRecipe
 from tasks.runtime import Runtime
 from tasks.simulated_annotator import CLOSES

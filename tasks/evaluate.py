@@ -10,8 +10,10 @@ from prefect.cache_policies import NO_CACHE
 
 from llama2_core.evaluation.statistics import win_rate
 from storage.schemas import RESPONSES, read_table
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import EvaluationRecipe, GateRecipe
+from tasks.report_tables import interval
 from tasks.runtime import Runtime
 
 
@@ -85,7 +87,3 @@ def with_win_rates(scores: list[dict[str, str]], rates: dict[str, dict[str, floa
     rows = [row | by_stage.get(row["stage"], {}) for row in scores]
     columns = dict.fromkeys((name for row in rows for name in row), "–")
     return [columns | row for row in rows]
-
-
-def interval(fact: dict[str, float]) -> str:
-    return f"{100 * fact['value']:.1f} ({100 * fact['low']:.1f} to {100 * fact['high']:.1f})"

@@ -12,11 +12,13 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.config import Record
 from storage.artifacts import Artifact
 from storage.disk import atomic_write
-from tasks.evaluate import interval
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.rendering import markdown_table
 from tasks.report_figures import curve_figure, map_figure
+from tasks.report_tables import interval
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 REPORT = "report.md"
 FIGURES = {"retention": "retention.svg", "attention": "attention.svg", "maps": "attention-maps.svg"}

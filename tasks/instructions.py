@@ -15,7 +15,8 @@ from storage.disk import content_digest
 from storage.schemas import DEMONSTRATIONS, write_table
 from storage.sources.starter.facts import facts, facts_file
 from tasks.ghost_recipe import ConstraintsRecipe, InstructedRecipe
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.runtime import Runtime
 from tasks.tables import dialog_to_json, read_constraints, write_constraints
 

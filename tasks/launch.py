@@ -9,83 +9,33 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.exceptions import MissingContextError
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from llama2_core.config import Record
 from llama2_core.errors import Llama2Error
-from storage.artifacts import Artifact, Store, digest_of
+from storage.artifacts import Artifact, Store
 from storage.disk import require_free_space
-from storage.metrics import Tail
 from storage.tracking import Tracker
 from tasks.energy import Counters, account
 from tasks.interrupts import check, interruptible
+from tasks.jobs import FORMAT_VERSIONS, TRAINED, Job
 from tasks.mirror import mirror_of
 from tasks.nodes import at_work_together
 from tasks.process import Meter
-from tasks.progress import console, progress, transient
+from tasks.progress import progress, say, transient
 from tasks.runtime import Execution, Runtime
 from tasks.signs import last_lines, stopped, told
 from tasks.stage_models import full_name, model_artifact
+from tasks.stage_run import Curves, flat_numbers, record, start_run, tracker
 from tasks.workers import DONE, LOG, Worker, at_work
 
-FORMAT_VERSIONS = {
-    "corpus": 4,
-    "tokenizer": 3,
-    "tokens": 3,
-    "dialogs": 6,
-    "base": 6,
-    "chat": 6,
-    "comparisons": 5,
-    "reward": 6,
-    "scores": 1,
-    "reward-report": 1,
-    "samples": 4,
-    "prompts": 1,
-    "demonstrations": 1,
-    "distilled": 1,
-    "answers": 1,
-    "safety-report": 1,
-    "ppo": 8,
-    "dpo": 1,
-    "evaluation": 4,
-    "verdict": 2,
-    "replies": 1,
-    "sheet": 1,
-    "verdicts": 1,
-    "arena-report": 1,
-    "decision": 1,
-    "contamination": 1,
-    "benchmarks": 2,
-    "card": 1,
-    "report-card": 1,
-    "adaptation": 1,
-    "export": 2,
-    "constraints": 1,
-    "lessons": 1,
-    "ghost": 1,
-    "retention": 1,
-    "attention": 1,
-    "ghost-report": 1,
-    "temporal": 1,
-    "temporal-report": 1,
-}
-"""Raised by one when a change of code changes what a kind holds."""
-
-TRAINED = frozenset({"base", "chat", "reward", "ppo", "dpo"})
-"""Kinds that several processes, and machines, make together."""
 JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2
-TELL_SECONDS = 5.0
-"""MLflow is told of curves in batches: a write takes a core from the worker for 50 ms."""
 
 Work = Callable[[Path], dict[str, Any]]
 
@@ -103,30 +53,6 @@ class Done:
     peak_memory_bytes: int
     accelerators: int
     """That it ran on."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage to be built: what it is, what defines it, what it is made from."""
-
-    label: str
-    """For people: "helpfulness reward model, round 2"."""
-    kind: str
-    recipe: Record
-    seed: int = 0
-    parents: dict[str, str] = field(default_factory=dict)
-    """Role -> "kind/digest"."""
-    inputs: dict[str, Any] = field(default_factory=dict)
-    """Recipe fields that name raw input by place -> the same by content."""
-    processes: int = 1
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {**self.recipe.model_dump(mode="json"), "seed": self.seed, **self.inputs}
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.kind, FORMAT_VERSIONS[self.kind], self.identity, self.parents)
 
 
 def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
@@ -157,13 +83,6 @@ def build(job: Job, runtime: Runtime, work: Work | None = None) -> str:
     return artifact.full_name
 
 
-def say(line: str) -> None:
-    """Print a line of rich markup, and leave it in the log of the Prefect run if there is one."""
-    console.print(line, soft_wrap=True)
-    with suppress(MissingContextError):
-        get_run_logger().info(Text.from_markup(line).plain.strip())
-
-
 def find(name: str, runtime: Runtime) -> Artifact:
     """Return the artifact called "kind/digest", fetched when it is not here, or one here by a shorter name.
 
@@ -176,17 +95,6 @@ def find(name: str, runtime: Runtime) -> Artifact:
         or mirror_of(runtime, say).bring(kind, digest, store)
         or model_artifact(name, store)
     )
-
-
-def tracker(runtime: Runtime) -> Tracker:
-    return Tracker(runtime.tracking_uri, runtime.experiment, runtime.home / "mlflow")
-
-
-def start_run(job: Job, runtime: Runtime, tracking: Tracker) -> str:
-    """Return the stage's run in MLflow: the unfinished one, or a new one."""
-    tags = {"llama2.kind": job.kind, "llama2.digest": job.digest, "llama2.label": job.label}
-    tags |= {f"llama2.parent.{role}": name for role, name in job.parents.items()}
-    return tracking.start(job.label, job.digest, tags, runtime.parent_run)
 
 
 def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work | None) -> Artifact:
@@ -229,30 +137,6 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
         tracking.finish(run_id, status)
 
 
-def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str, parent_run: str) -> None:
-    """Put a committed artifact's numbers on its run and on the parent run."""
-    numbers, manifest = flat_numbers(artifact.summary), artifact.manifest
-    used = {name: getattr(manifest, name) for name in ("wall_seconds", "energy_kwh", "kg_co2")}
-    last = tracking.last_step(run_id, "of")  # a loss that is a curve's too is not its beginning
-    tracking.log_curve(run_id, [{"step": last, **numbers, **used}])
-    tracking.set_tags(run_id, {"llama2.energy_method": manifest.energy_method})
-    tracking.log_file(run_id, artifact.path / "manifest.json")
-    if parent_run:
-        prefix = label.replace(",", "")
-        tracking.log_metrics(parent_run, {f"{prefix}/{name}": value for name, value in numbers.items()})
-
-
-def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Return the numbers of a nested dict under slash-joined names; lists and texts are left out."""
-    numbers: dict[str, float] = {}
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            numbers |= flat_numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers[f"{prefix}{name}"] = float(value)
-    return numbers
-
-
 def _run_here(label: str, work: Work, directory: Path) -> Done:
     meter = Meter()
     with transient(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
@@ -280,21 +164,14 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
 
 def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> int:
     """Follow the workers to their end, and return how that was; when we are to end, they save first."""
-    tail = Tail(directory / METRICS, tracking.last_step(run_id, "of"))
-    untold: list[dict[str, Any]] = []
-    due = 0.0
+    curves = Curves(directory / METRICS, tracking, run_id)
     try:
         with _workers(job, runtime, directory) as worker, progress(job.label, job.kind) as shown:
             while True:
                 check()
                 status = worker.status()
-                rows = tail.new_rows()
-                if rows:
-                    shown.show(rows[-1])
-                    untold += rows
-                if untold and (status is not None or time.monotonic() > due):
-                    tracking.log_curve(run_id, untold)
-                    untold, due = [], time.monotonic() + TELL_SECONDS
+                if row := curves.follow(done=status is not None):
+                    shown.show(row)
                 if status is not None:
                     break
                 time.sleep(POLL_SECONDS)

@@ -28,10 +28,13 @@ from storage.artifacts import Store
 from storage.disk import atomic_write
 from tasks.data_card_page import escaped
 from tasks.dpo_recipe import DPORecipe
-from tasks.launch import Job, find, say, start_run, tracker
+from tasks.jobs import Job
+from tasks.launch import find
+from tasks.progress import say
 from tasks.recipes import PPORecipe
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import start_run, tracker
 from tasks.tables import (
     Lesson,
     dialog_from_json,

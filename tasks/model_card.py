@@ -11,7 +11,7 @@ from storage.artifacts import Artifact, Store
 from tasks import card_tables as tables
 from tasks.card_facts import Known, known_of
 from tasks.data_card_page import escaped
-from tasks.own import own_job
+from tasks.jobs import own_job
 from tasks.rendering import render_template
 
 LIBRARIES = {"huggingface": "transformers", "gguf": "gguf"}

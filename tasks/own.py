@@ -9,18 +9,14 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import ValidationError
 
 from llama2_core.chat import Message, fold_system
-from llama2_core.config import Record
 from llama2_core.errors import DataError
 from storage.disk import content_digest
 from storage.schemas import DEMONSTRATIONS, write_table
 from storage.sources.files import read_dialogs
-from tasks.launch import Job, build, find
+from tasks.jobs import Job, Own, own_job
+from tasks.launch import build, find
 from tasks.runtime import Runtime
 from tasks.tables import dialog_to_json
-
-
-class Own(Record):
-    """What comes from outside is defined by its content alone."""
 
 
 @task(name="own model", task_run_name="model {path}", cache_policy=NO_CACHE)
@@ -35,13 +31,6 @@ def own_model(path: Path, runtime: Runtime) -> str:
         return {"parameters": sum(math.prod(tensor.shape) for tensor in model.tensors.values())}
 
     return build(own_job(path), runtime, work)
-
-
-def own_job(path: Path) -> Job:
-    """Return the stage that reads a model into the store, named by what its files hold."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    content = {file.relative_to(path).as_posix(): content_digest(file) for file in files}
-    return Job(f"model {path.name}", "base", Own(), inputs={"content": content})
 
 
 def chosen_model(name: str, runtime: Runtime) -> str:

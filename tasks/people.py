@@ -13,7 +13,8 @@ from llama2_core.errors import Llama2Error
 from storage.artifacts import Store
 from storage.preference_orders import Order, RatingOrder, place
 from storage.preferences import connect, preferences_folder
-from tasks.launch import find, say
+from tasks.launch import find
+from tasks.progress import say
 from tasks.recipes import ComparisonsRecipe, PeopleRecipe
 from tasks.runtime import Runtime
 

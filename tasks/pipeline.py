@@ -15,11 +15,12 @@ from prefect.exceptions import Pause
 from storage.artifacts import Store, digest_of
 from storage.disk import atomic_write
 from storage.errors import StoreBusy
-from tasks.launch import find, flat_numbers, record, tracker
+from tasks.launch import find
 from tasks.people import AwaitingPeople
 from tasks.recipes import Llama2Recipe
 from tasks.rounds_recipe import RetrainRecipe, RoundsRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import flat_numbers, record, tracker
 
 Whole = Llama2Recipe | RoundsRecipe | RetrainRecipe
 """What a command runs from its first stage to its report."""

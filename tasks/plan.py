@@ -4,9 +4,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.launch import say
 from tasks.machine import this_machine
 from tasks.planner import cost_rows, gigabytes, memory_rows, plans, refuse_what_does_not_fit, remarks
+from tasks.progress import say
 from tasks.recipes import Llama2Recipe
 from tasks.rendering import markdown_table
 from tasks.runtime import Runtime

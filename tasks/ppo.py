@@ -6,10 +6,13 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.launch import Job, build, find, say, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
+from tasks.progress import say
 from tasks.recipes import PPORecipe
 from tasks.rendering import markdown_table
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 
 @task(name="ppo", task_run_name="ppo", cache_policy=NO_CACHE)

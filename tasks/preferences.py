@@ -19,9 +19,11 @@ from storage.artifacts import Store
 from storage.preference_batches import Frozen, frozen_rows, held_out_prompts, rating_counts
 from storage.preferences import connect, named_query
 from storage.schemas import COMPARISONS, TableWriter
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import ComparisonsRecipe, PeopleRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.tables import dialog_from_json, held_out_draw, measure
 
 TABLES = {

@@ -4,7 +4,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from llama2_core.errors import DataError
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import PretrainRecipe
 from tasks.runtime import Runtime
 

@@ -3,17 +3,19 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
 from httpx import HTTPError
+from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.exceptions import PrefectException
+from prefect.exceptions import MissingContextError, PrefectException
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 TELL_SECONDS = 5.0
 """Between two updates in Prefect: one takes a core from the worker for some milliseconds."""
@@ -25,6 +27,13 @@ SHOWN = {
     "left": "{left} left",
 }
 console = Console()
+
+
+def say(line: str) -> None:
+    """Print a line of rich markup, and leave it in the log of the Prefect run if there is one."""
+    console.print(line, soft_wrap=True)
+    with suppress(MissingContextError):
+        get_run_logger().info(Text.from_markup(line).plain.strip())
 
 
 class StageProgress:

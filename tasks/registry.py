@@ -8,9 +8,9 @@ from llama2_core.config import Record
 from llama2_core.errors import ConfigError
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
-from tasks.launch import tracker
 from tasks.model_card import known_at, model_card
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 NAME = "llama2-chat"
 CODE = Path(__file__).parent / "chat_model.py"

@@ -8,11 +8,13 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import FineTuneRecipe
 from tasks.rejection_figures import curve_tables, draw_curves
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import RejectionRecipe
+from tasks.stage_run import tracker
 
 
 @task(name="rejection samples", task_run_name="rejection samples", cache_policy=NO_CACHE)

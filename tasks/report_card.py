@@ -15,10 +15,12 @@ from storage.disk import atomic_write
 from tasks import card_tables as tables
 from tasks.benchmark_recipe import suites
 from tasks.card_facts import FOUND, HELPED, UNKNOWN, Known, known_of
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.own import chosen_model
 from tasks.rendering import render_template
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.suite_tables import NOT_RUN
 
 PAGE = "card.html"

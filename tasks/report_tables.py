@@ -4,7 +4,6 @@ from typing import Any
 
 from llama2_core.config import GRADES
 from llama2_core.evaluation.statistics import proportion
-from tasks.evaluate import interval
 
 Table = list[dict[str, str]]
 
@@ -55,3 +54,7 @@ def safety_table(comparisons: dict[str, dict[str, Any]]) -> Table:
 
 def share(count: int, n: int) -> str:
     return f"{100 * count / n:.1f} ({count} of {n})" if n else "–"
+
+
+def interval(fact: dict[str, float]) -> str:
+    return f"{100 * fact['value']:.1f} ({100 * fact['low']:.1f} to {100 * fact['high']:.1f})"

@@ -18,14 +18,17 @@ from llama2_core.config import Record
 from llama2_core.errors import ConfigError
 from storage.artifacts import Store, short_name
 from storage.disk import take_lock
-from tasks.evaluate import interval
-from tasks.launch import Job, build, find, say, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.people import Approval, await_approval, deployed_run
 from tasks.pipeline import command
+from tasks.progress import say
 from tasks.registry import NAME, Version, offer, promote, register, versions, withdraw
+from tasks.report_tables import interval
 from tasks.rounds_recipe import RetrainRecipe, Round
 from tasks.runtime import Runtime
 from tasks.stage_models import model_artifact
+from tasks.stage_run import tracker
 
 TRIAL, FLOW_RUN, ANSWER, WHY = "llama2.trial", "llama2.flow_run", "llama2.answer", "llama2.decision"
 """Tags of a candidate: the round that made it, who asks a person, what was answered, what became of it."""

@@ -3,7 +3,8 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 

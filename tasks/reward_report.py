@@ -15,10 +15,13 @@ from storage.disk import atomic_write
 from storage.reward_tables import SCORES, TABLES
 from storage.schemas import read_table, write_table
 from tasks import reward_report_tables as tables
-from tasks.launch import Job, build, find, say, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
+from tasks.progress import say
 from tasks.reward_recipe import DOMAINS, RewardReportRecipe
 from tasks.reward_report_page import draw, read_report, render_html, render_markdown
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.tables import read_comparison_rows
 
 HTML, MARKDOWN = "report.html", "report.md"

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llama2_core.config import GRADES
-from tasks.evaluate import interval
-from tasks.report_tables import Table
+from tasks.report_tables import Table, interval
 from tasks.reward_recipe import DOMAINS
 from tasks.reward_report_tables import SAFETY_BINS, VARIANT, Rows
 from tasks.tables import dialog_from_json

@@ -8,10 +8,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from storage.artifacts import Store
-from tasks.evaluate import compare, interval, judged, score_table
-from tasks.launch import Job, build, find, say
+from tasks.evaluate import compare, judged, score_table
+from tasks.jobs import Job
+from tasks.launch import build, find
+from tasks.progress import say
 from tasks.rejection import publish_curves, samples_job
 from tasks.rendering import markdown_table
+from tasks.report_tables import interval
 from tasks.rounds_recipe import RoundGateRecipe, RoundsRecipe, SweepRecipe
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import RejectionRecipe

@@ -13,12 +13,12 @@ from llama2_core.evaluation.statistics import proportion
 from storage.disk import atomic_write
 from storage.reward_tables import SCORES
 from storage.schemas import read_table
-from tasks.evaluate import interval, judged, score_table
+from tasks.evaluate import judged, score_table
 from tasks.launch import find
 from tasks.pipeline import command, verb_of
 from tasks.rendering import markdown_table, render_template
 from tasks.report_figures import Figure, curve_figure
-from tasks.report_tables import Table
+from tasks.report_tables import Table, interval
 from tasks.rounds import by_domain
 from tasks.rounds_recipe import RetrainRecipe, Round, RoundsRecipe
 from tasks.runtime import Runtime

@@ -18,7 +18,8 @@ from storage.schemas import DEMONSTRATIONS, PROMPTS, read_rows, write_table
 from storage.sources.safety_prompts import PublicPrompt, read_safety_prompts
 from storage.sources.starter import safety
 from tasks.dialogs import Material, Starter
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import DialogsRecipe
 from tasks.runtime import Runtime
 from tasks.safety_recipe import PrepromptedRecipe, SafetyPromptsRecipe, SafetyShareRecipe

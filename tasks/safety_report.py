@@ -16,10 +16,12 @@ from storage.artifacts import Artifact
 from storage.disk import atomic_write
 from storage.safety_tables import ANSWERS, DISTILLED
 from storage.schemas import read_table
-from tasks.evaluate import interval
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.report_figures import bar_figure, interval_figure
+from tasks.report_tables import interval
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 FIGURE, TABLE = "figure.svg", "table.json"
 BINS = 10

@@ -127,3 +127,30 @@ def paper_cells(pretrained: Sequence[float | None], chat: Sequence[float | None]
 
 def _count(shots: int | None) -> str:
     return "" if shots is None else str(shots)
+
+
+def contamination_table(rows: list[dict]) -> list[dict[str, str]]:
+    """Return each task's and metric's four subsets at the longest match that shows a benefit, else at the shortest."""
+    by_task: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        by_task.setdefault((row["task"], row["metric"]), []).append(row)
+    table = []
+    for (name, metric), found in by_task.items():
+        lengths = [row["length"] for row in found]
+        length = max((row["length"] for row in found if row["helped"]), default=min(lengths))
+        table += [
+            {
+                "task": name,
+                "metric": metric,
+                "L": str(length),
+                "subset": row["subset"],
+                "contaminated": f"{100 * row['contaminated']:.1f}%",
+                "n": f"{row['n']:,}",
+                "mean": f"{row['mean']:.3f}",
+                "Z": f"{row['z']:+.2f}",
+                "helped": "yes" if row["helped"] else "no",
+            }
+            for row in found
+            if row["length"] == length
+        ]
+    return table

@@ -12,7 +12,8 @@ from storage.schemas import DEMONSTRATIONS, write_table
 from storage.sources.starter.facts import facts_file
 from tasks.event_dates import demonstration, events
 from tasks.ghost_recipe import DatedRecipe, TemporalRecipe
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.runtime import Runtime
 
 

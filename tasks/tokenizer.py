@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.seeding import derive_seed
 from llama2_core.tokenizer import hashed_sample, train_tokenizer
 from storage.sources.starter import arithmetic
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import TokenizerRecipe
 from tasks.runtime import Runtime
 from tasks.tables import read_texts

@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from llama2_core.data.mixture import Segment, SourceWeight, allot
 from llama2_core.errors import DataError
 from storage.shards import TokenShards
-from tasks.launch import Job, build, find
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.mixture import write_mixture
 from tasks.recipes import TokensRecipe
 from tasks.runtime import Runtime

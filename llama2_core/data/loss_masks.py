@@ -153,7 +153,7 @@ def nothing(tokens: Sequence[int]) -> list[bool]:
 
 
 def render(tokens: Sequence[int], learned: Sequence[bool], tokenizer: Tokenizer) -> str:
-    """Return the row as HTML for <pre>, trained runs in <mark>; · is a space, <s> a BOS, </s> an EOS."""
+    """Return the row as HTML for `<pre>`, trained runs in `<mark>`; · is a space, `<s>` a BOS, `</s>` an EOS."""
     return "".join(
         f"<mark>{shown}</mark>" if trained else shown
         for trained, places in groupby(range(len(tokens)), key=learned.__getitem__)

@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 
 
 def scrub(text: str, addresses: Sequence[Kind], numbers: Sequence[Kind]) -> tuple[str, Counter[str]]:
-    """Return the text with placeholders such as "<email>", and how many of each kind were put in.
+    """Return the text with placeholders such as `<email>`, and how many of each kind were put in.
 
     Numbers are looked for in stretches of capitals and digits only, addresses everywhere; of two that overlap the
     kind named first is meant.

@@ -234,7 +234,7 @@ def _open_weights(directory: Path) -> dict[str, LazyTensor]:
 def _read_tokenizer(directory: Path, vocab_size: int) -> tuple[Tokenizer, Path]:
     """Read tokenizer.model, and tell its file; or make it from tokenizer.json, where only that is there or fits.
 
-    Fine-tuned models have pieces, such as <pad>, that were added to tokenizer.json and the embedding only.
+    Fine-tuned models have pieces, such as `<pad>`, that were added to tokenizer.json and the embedding only.
     """
     whole, made = directory / "tokenizer.model", directory / "tokenizer.json"
     if not made.is_file() or (whole.is_file() and Tokenizer.load(whole).vocab_size == vocab_size):

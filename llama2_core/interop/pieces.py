@@ -40,7 +40,7 @@ class Piece:
 def pieces(tokenizer: Tokenizer, source: Path = Path("tokenizer.model")) -> list[Piece]:
     """Return the pieces in the order of their ids.
 
-    Raises DataError naming the source when it is not Llama's kind: BPE, text as it is, <unk>, <s> and </s> first.
+    Raises DataError naming the source when it is not Llama's kind: BPE, text as it is, `<unk> <s> </s>` first.
     """
     model = proto.ModelProto.FromString(tokenizer.model)
     normal, trainer = model.normalizer_spec, model.trainer_spec
@@ -64,7 +64,7 @@ def pieces(tokenizer: Tokenizer, source: Path = Path("tokenizer.model")) -> list
 def tokenizer_of(pieces: Sequence[Piece], source: Path = Path("tokenizer.model")) -> Tokenizer:
     """Return the tokenizer that Llama's settings make of these pieces.
 
-    Raises CheckpointError naming their source when they make none: two that are the same, or no <unk>.
+    Raises CheckpointError naming their source when they make none: two that are the same, or no `<unk>`.
     """
     model = proto.ModelProto()
     for piece in pieces:

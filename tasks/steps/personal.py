@@ -49,7 +49,7 @@ def scrub_document(document: Document, rules: PersonalData) -> Verdict:
 
 
 def scrub_personal_data(text: str, rules: PersonalData = EVERYTHING) -> tuple[str, Counter[str]]:
-    """Return the text with placeholders such as "<phone>", and how many of each kind were put in."""
+    """Return the text with placeholders such as `<phone>`, and how many of each kind were put in."""
     addresses = [kind for kind in ADDRESSES if kind.name in rules.kinds]
     all_numbers = (*NUMBERS, *NATIONAL_IDS, phone_kind(rules.phone_regions))
     numbers = [kind for kind in all_numbers if kind.name in rules.kinds]

@@ -21,9 +21,9 @@ from llama2_core.model import Transformer
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 from tasks.chat_model import _config
-from tasks.launch import tracker
 from tasks.registry import register, versions
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 ROOT = Path(__file__).parents[2]
 

@@ -238,6 +238,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("package", ["llama2_core", "storage", "tasks", "flows"])
+def test_docstrings_hold_no_tags_that_a_page_would_follow(package: str) -> None:
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            said = ast.get_docstring(node) if isinstance(node, documented) else None
+            for line in (said or "").splitlines():
+                code = line.startswith("    ")
+                assert code or not re.search(r"<[/\w]", re.sub(r"`[^`]*`", "", line)), f"{path}: {line}"
+
+
 def test_the_site_asks_no_other_host_and_fits_a_phone(site: Path) -> None:
     assert "llama2_core.rlhf.ppo" in (site / "api" / "llama2_core.html").read_text()
     if not CHROMIUM.exists():

@@ -23,7 +23,8 @@ from deployments.environment import prepare
 prepare(Path(sys.argv[1]))
 from prefect import flow
 from deployments.services.flow_runs import running_flows
-from tasks.launch import Job, build
+from tasks.jobs import Job
+from tasks.launch import build
 from tasks.recipes import TokensRecipe
 from tasks.runtime import Runtime
 

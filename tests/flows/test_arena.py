@@ -27,11 +27,13 @@ from storage.preference_orders import RatingOrder
 from storage.preferences import query
 from storage.schemas import read_table
 from tasks.arena_recipe import ArenaRecipe, DiversityRecipe, RatersRecipe, RepliesRecipe, SafetyRatingsRecipe
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.people import AwaitingPeople
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 from tasks.sampling_recipe import SamplingRecipe
+from tasks.stage_run import tracker
 from tests.tasks.conftest import look as look
 
 pytestmark = pytest.mark.slow

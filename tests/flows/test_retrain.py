@@ -1,48 +1,28 @@
 """Retraining on a schedule: a real Prefect server, a real worker, a schedule of a minute, comparisons that arrive."""
 
 import json
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.services.prefect_server import free_port
-from deployments.services.stack_state import running_stack
 from storage.artifacts import Store
 from storage.preference_events import BatchOpened, Response, Turn
 from storage.preference_log import PreferenceLog
 from storage.schemas import COMPARISONS, read_table
 from tasks.tables import dialog_from_json
-from tests.flows.test_rlhf import environment, run
+from tests.stack import COMMAND, ROOT, Stack, run, wait_for
 from tests.storage.test_preference_log import NOW, compared
 
 pytestmark = pytest.mark.drill
-ROOT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-m", "deployments.cli")
 
-# The stack without the annotation page, which would hold the log that this test writes.
-STACK = """
-import sys
-from functools import partial
-from pathlib import Path
-from deployments.environment import prepare
-from deployments.services.stack import servers_of, worker
-from deployments.services.supervisor import Supervisor
-home, port, mlflow = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-prepare(home)
-Supervisor(home, partial(print, flush=True)).run(servers_of(home, port, mlflow), [partial(worker, port)])
-"""
 # The deployment of retraining, on the ci profile, every minute.
 DEPLOY = """
 import json, sys
@@ -62,33 +42,17 @@ deploy(wanted, read_pool("process", "llama2"), 2, {"home": sys.argv[1], "threads
 """
 
 
-class Scheduled:
+class Scheduled(Stack):
     """A stack with the deployment of retraining, and what its flow runs say."""
 
     def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.environment = environment() | {"PREFECT_API_URL": self.api}
         self.store = Store(home / "artifacts")
         self.seen: set[tuple[str, str]] = set()
-        self.stack = self.up()
-
-    def up(self) -> subprocess.Popen[bytes]:
-        ports = [str(self.port), str(free_port())]
-        command = [sys.executable, "-c", STACK, str(self.home), *ports]
-        stack = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
-        wait_for(self.is_well, 300)
-        return stack
-
-    def is_well(self) -> bool:
-        state = running_stack(self.home)
-        parts = state.parts if state else []
-        return len(parts) == 3 and all(part.healthy() for part in parts)
+        super().__init__(home)
 
     def deploy(self, *changes: str) -> None:
         """Deploy again, and wait for the runs that were sent out before: they have what was set before."""
-        command = [sys.executable, "-c", DEPLOY, str(self.home), *changes]
-        subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=170)
+        self.python(DEPLOY, self.home, *changes)
         now, at_work = datetime.now(UTC), ("Pending", "Running")
         wait_for(lambda: not any(m.state_name in at_work and m.created < now for m in self.runs()), 900)
         self.forget()
@@ -108,16 +72,13 @@ class Scheduled:
         return {a: v["number"] for a, v in json.loads(self.llama2("champion", "--json")).items()}
 
     def runs(self) -> list[FlowRun]:
-        with temporary_settings({PREFECT_API_URL: self.api}), get_client(sync_client=True) as client:
+        with self.client() as client:
             return client.read_flow_runs(
                 flow_filter=FlowFilter(name=FlowFilterName(any_=["retrain"])), limit=200
             )
 
     def restart(self) -> None:
-        """Kill everything, server and worker too, and start it again."""
-        self.stack.send_signal(signal.SIGKILL)
-        self.stack.wait()
-        self.stack = self.up()
+        super().restart()
         self.forget()  # a run that was at work has crashed
 
     def resume(self, made: FlowRun, **given: Any) -> None:
@@ -176,8 +137,7 @@ def scheduled(tmp_path: Path) -> Iterator[Scheduled]:
     run([*COMMAND, "run", "--profile", "ci", "--set", f"runtime.home={home}", "--set", "runtime.threads=1"])
     made = Scheduled(home)
     yield made
-    made.stack.terminate()
-    made.stack.wait(120)
+    made.down()
 
 
 BETTER = ("recipe.gate.least_win_rate=0.5", "recipe.gate.least_sure_win_rate=0.4")
@@ -219,12 +179,3 @@ def test_a_schedule_of_a_minute_retrains_when_there_is_something_new(scheduled: 
     done = scheduled.next("Completed", "read twenty answers (by a person)")
     assert done.id == asked.id
     assert scheduled.champion() == {"champion": "3", "previous": "1"}
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(1)
-    raise AssertionError("it never came to that")

@@ -6,13 +6,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from storage.artifacts import Store
+from tests.stack import COMMAND, environment, run
 
 pytestmark = pytest.mark.drill
 
@@ -20,17 +20,16 @@ KILLS = int(os.environ.get("RLHF_KILLS", "3"))
 
 
 def command(verb: str, profile: str, home: Path) -> list[str]:
-    made = [sys.executable, "-m", "deployments.cli", verb, "--profile", profile]
-    return [*made, "--set", f"runtime.home={home}", "--set", "runtime.threads=1"]
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-
-
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=590)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [
+        *COMMAND,
+        verb,
+        "--profile",
+        profile,
+        "--set",
+        f"runtime.home={home}",
+        "--set",
+        "runtime.threads=1",
+    ]
 
 
 @pytest.fixture(scope="module")

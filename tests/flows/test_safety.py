@@ -18,11 +18,13 @@ from llama2_core.rlhf.context_distillation import Preprompts
 from llama2_core.tokenizer import Tokenizer
 from storage.artifacts import Store
 from storage.schemas import DEMONSTRATIONS, PROMPTS, write_table
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import DialogsRecipe, EvaluationRecipe, FineTuneRecipe, SamplingRecipe
 from tasks.reward_recipe import RewardRecipe
 from tasks.runtime import Runtime
 from tasks.safety_recipe import ContextDistillationRecipe, SafetyScalingRecipe
+from tasks.stage_run import tracker
 from tasks.tables import dialog_to_json
 
 pytestmark = pytest.mark.drill

@@ -1,5 +1,6 @@
 """A real MLflow database: runs nest, continue after a kill, and hold whole curves."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from storage.tracking import Tracker, flatten, metric_name
+from storage.tracking import Tracker, flatten, metric_name, points
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,15 +144,15 @@ def test_aliases_move_together_or_are_moved_on(
 
 def test_a_long_curve_arrives_whole(tracker: Tracker, client: MlflowClient) -> None:
     run = tracker.start("curve", "curve", {})
-    tracker.log_curve(run, [{"step": step, "loss": step / 2} for step in range(2500)])
-    points = client.get_metric_history(run, "loss")
-    assert sorted((point.step, point.value) for point in points) == [(step, step / 2) for step in range(2500)]
+    tracker.log_points(run, points([{"step": step, "loss": step / 2} for step in range(2500)]))
+    logged = client.get_metric_history(run, "loss")
+    assert sorted((point.step, point.value) for point in logged) == [(step, step / 2) for step in range(2500)]
 
 
 def test_only_finite_numbers_are_points(tracker: Tracker, client: MlflowClient) -> None:
     run = tracker.start("points", "points", {})
     rows = [{"step": 1, "loss": float("nan"), "kl": float("inf"), "note": "text", "train/loss@8": 2}]
-    tracker.log_curve(run, rows)
+    tracker.log_points(run, points(rows))
     tracker.log_metrics(run, {"final": 0.5})
     assert client.get_run(run).data.metrics == {"train/loss_8": 2.0, "final": 0.5}
 
@@ -184,3 +185,44 @@ def test_names_and_nesting() -> None:
         ("a.c.d", "None"),
         ("e", "{}"),
     ]
+
+
+def test_what_a_run_is_made_from_and_made(tracker: Tracker, client: MlflowClient, tmp_path: Path) -> None:
+    run, digest = tracker.start("base", "key", {}), "5e" * 32
+    tracker.log_input(run, "tokens", "tokens/aabb", "ab" * 32, tmp_path, {"tokens": 7})
+    for _ in range(2):  # a run that goes on says it again
+        tracker.log_model(run, "base model", "base", digest, tmp_path / digest)
+    found = client.get_run(run)
+    (given,) = found.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("tokens/aabb", "ab" * 18)
+    assert given.dataset.profile == '{"tokens": 7}' and given.tags[0].value == "tokens"
+    (made,) = found.outputs.model_outputs
+    model = client.get_logged_model(made.model_id)
+    assert (model.name, model.model_type, model.status) == ("base model", "base", "READY")
+    assert model.tags["llama2.digest"] == digest
+
+
+def test_a_version_links_to_the_model_that_a_run_made(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    source = tmp_path / ("c4" * 32)
+    source.mkdir()
+    (source / "weights").write_text("w")
+    code = tmp_path / "code.py"
+    code.write_text(
+        "from mlflow.models import set_model\nfrom mlflow.pyfunc import PythonModel\n"
+        "class M(PythonModel):\n    def predict(self, model_input: list[str]):\n        return model_input\n"
+        "set_model(M())\n"
+    )
+    tracker.log_model(tracker.start("chat", "key", {}), "chat model", "chat", source.name, source)
+    version = tracker.register("linked", code, source, {"llama2.source": str(source)})
+    assert tracker.register("linked", code, source, {"llama2.source": "elsewhere"}) == "2"
+    (model,) = client.search_logged_models([tracker.experiment_id], "name = 'chat model'")
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "linked", "version": version}]
+
+
+def test_the_same_points_again_change_nothing(tracker: Tracker, client: MlflowClient) -> None:
+    run, curve = tracker.start("twice", "twice", {}), points([{"step": 3, "loss": 0.5}])
+    tracker.log_points(run, curve)
+    tracker.log_points(run, curve)
+    assert len(client.get_metric_history(run, "loss")) == 1

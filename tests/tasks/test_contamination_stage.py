@@ -10,10 +10,10 @@ from llama2_core.tokenizer import Tokenizer
 from storage.benchmark_tables import BENCHMARK_SAMPLES, CONTAMINATION
 from storage.schemas import read_table, write_table
 from tasks.benchmark_recipe import ContaminationRecipe
-from tasks.contamination import contamination_table
 from tasks.contamination_stage import contamination
 from tasks.runtime import Execution
 from tasks.stage import Stage
+from tasks.suite_tables import contamination_table
 
 
 def test_what_stood_in_the_training_tokens_is_found(

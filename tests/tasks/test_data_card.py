@@ -18,9 +18,10 @@ from tasks.corpus_recipe import CorpusRecipe, FileSource
 from tasks.corpus_sources import corpus_identity
 from tasks.data_card import write_card
 from tasks.data_card_page import escaped
-from tasks.launch import find, tracker
+from tasks.launch import find
 from tasks.recipes import DataCardRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 
 HOSTILE = "<script>alert(1)</script> | `code` [link](javascript:x) & \\ <img src=http://x.invalid/y.png>"
 RIVER = (

@@ -24,10 +24,12 @@ from storage.errors import ArtifactNotFound, CorruptArtifact, StoreBusy
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, write_table
 from tasks import launch
 from tasks.evaluate import with_win_rates
-from tasks.launch import Job, Work, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import Work, build, find
 from tasks.pipeline import close_committed, finish_run, profile_path, tracked_run
 from tasks.recipes import FineTuneRecipe, Llama2Recipe, PretrainRecipe, RewardRecipe, TokensRecipe
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.tables import dialog_to_json
 
 ROOT = Path(__file__).parents[2]

@@ -20,9 +20,9 @@ from llama2_core.tokenizer import Tokenizer
 from storage.schemas import COMPARISONS, DEMONSTRATIONS, PROMPTS, SAMPLES, write_table
 from tasks.dialogs import write_dialogs
 from tasks.dpo_recipe import DPORecipe
-from tasks.launch import Job, build, tracker
+from tasks.jobs import Job, Own
+from tasks.launch import build
 from tasks.loss_mask_linter import lint_loss_masks
-from tasks.own import Own
 from tasks.recipes import (
     DialogsRecipe,
     FineTuneRecipe,
@@ -32,6 +32,7 @@ from tasks.recipes import (
     SamplingRecipe,
 )
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tasks.tables import dialog_to_json
 
 RIGHT = (user("the cat"), assistant("sat on a mat"))

@@ -18,7 +18,8 @@ from storage.artifacts import Store
 from storage.errors import RemoteFailed, StoreBusy
 from storage.remote import Remote
 from tasks import mirror
-from tasks.launch import Job, WorkerFailed, build, find
+from tasks.jobs import Job
+from tasks.launch import WorkerFailed, build, find
 from tasks.mirror import mirror_of
 from tasks.recipes import TokensRecipe
 from tasks.runtime import Runtime

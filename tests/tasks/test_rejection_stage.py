@@ -19,13 +19,14 @@ from llama2_core.rlhf.reward import score_rows
 from llama2_core.tokenizer import Tokenizer, train_tokenizer
 from llama2_core.training.checkpoint import load_policy, load_reward_model, save_model
 from storage.schemas import SAMPLES, read_table, write_table
-from tasks.launch import Job, build, find, tracker
-from tasks.own import Own
+from tasks.jobs import Job, Own
+from tasks.launch import build, find
 from tasks.recipes import FineTuneRecipe
 from tasks.rejection_stage import samples
 from tasks.runtime import Execution, Runtime
 from tasks.sampling_recipe import RejectionRecipe, SamplingRecipe
 from tasks.stage import Stage
+from tasks.stage_run import tracker
 from tasks.tables import dialog_from_json, dialog_to_json, encode_answer, read_lessons
 from tasks.training_stages import fine_tune
 

@@ -27,7 +27,7 @@ from tasks.benchmark_stage import benchmarks
 from tasks.card_facts import Known, known_of
 from tasks.card_tables import limits, missing, model_table, scored
 from tasks.contamination_stage import contamination
-from tasks.launch import FORMAT_VERSIONS
+from tasks.jobs import FORMAT_VERSIONS
 from tasks.model_card import known_at, model_card
 from tasks.report_card import chosen_models, write
 from tasks.runtime import Execution, Runtime

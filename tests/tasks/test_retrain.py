@@ -19,13 +19,13 @@ from storage.errors import ArtifactNotFound
 from storage.preference_events import BatchFrozen, BatchOpened
 from storage.preference_log import PreferenceLog
 from storage.schemas import DOCUMENTS, DROPPED, write_table
-from tasks.launch import tracker
 from tasks.news import ancestry, news_since, tokens_recipe
 from tasks.people import Approval, AwaitingPeople
 from tasks.registry import register, roll_back, versions
 from tasks.retrain import WHY, Decision, Trial, alone, answer, carry_out, champion_of_home, decide, waiting
 from tasks.rounds_recipe import RetrainRecipe, Round
 from tasks.runtime import Runtime
+from tasks.stage_run import tracker
 from tests.storage.test_preference_log import compared
 
 NOW = datetime(2026, 11, 2, tzinfo=UTC)

@@ -20,7 +20,8 @@ from storage.artifacts import Store
 from storage.preferences import query
 from storage.reward_tables import SCORES, TABLES
 from storage.schemas import COMPARISONS, read_table, write_table
-from tasks.launch import Job, build, find, tracker
+from tasks.jobs import Job
+from tasks.launch import build, find
 from tasks.recipes import ComparisonsRecipe, FineTuneRecipe
 from tasks.reward_recipe import BARS, AblationRecipe, FitnessRecipe, RewardRecipe, RewardReportRecipe
 from tasks.reward_report import RewardModelsUnfit, roles
@@ -34,6 +35,7 @@ from tasks.reward_report_tables import (
 from tasks.runtime import Execution, Runtime
 from tasks.scoring_stage import scores
 from tasks.stage import Stage
+from tasks.stage_run import tracker
 from tasks.tables import dialog_to_json
 from tasks.training_stages import reward
 

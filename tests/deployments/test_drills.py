@@ -1,0 +1,314 @@
+"""What goes wrong in operations, in the middle of training: each time the state is true, and nothing is lost.
+
+Every drill trains the same model in a home of its own, from a deployment, and compares its weights with those of a run
+that nothing happened to.
+"""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelling
+
+from deployments.profiles import load_profile
+from deployments.services.prefect_server import free_port, wait_until_healthy
+from storage.artifacts import Artifact, Store
+from storage.metrics import read_metrics
+from storage.tracking import Tracker
+from tests.stack import COMMAND, Stack, environment, run, wait_for
+
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
+
+AWAY_SECONDS = float(os.environ.get("MLFLOW_AWAY", "120"))
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+STEPS = 500
+DEPLOY = """
+import sys
+from deployments.deploy import deploy, read_deployments
+from deployments.pools import read_pool
+found = read_deployments()
+entries = [entry for entry in found.deployments if entry.entrypoint == "flows.pretrain.pretrain"]
+deploy(found.model_copy(update={"deployments": entries}), read_pool("process", "llama2"), 2, {}, "", print)
+"""
+
+
+class Drills(Stack):
+    """A stack with the deployment of pretraining."""
+
+    def begin(self, home: Path, variables: dict[str, Any] | None = None, **runtime: Any) -> FlowRun:
+        """Ask for a flow run that trains below a home."""
+        recipe = load_profile("ci", [f"recipe.pretrain.loop.steps={STEPS}"]).recipe.pretrain
+        settings = {"home": str(home), "threads": 1, "checkpoint_every": 50, "log_every": 5, **runtime}
+        given = {"recipe": recipe.model_dump(mode="json"), "runtime": settings}
+        with self.client() as client:
+            deployment = client.read_deployment_by_name("pretrain/pretrain")
+            return client.create_flow_run_from_deployment(
+                deployment.id, parameters=given, job_variables=variables
+            )
+
+    def now(self, made: FlowRun) -> FlowRun:
+        with self.client() as client:
+            return client.read_flow_run(made.id)
+
+    def ends(self, made: FlowRun, state: str, seconds: float = 400) -> str:
+        """Wait for a flow run's last state and return what it says."""
+
+        def over() -> bool:
+            now = self.now(made).state
+            return bool(now and now.is_final())
+
+        wait_for(over, seconds)
+        now = self.now(made).state
+        assert now and now.name == state, now
+        return str(now.message)
+
+    def trains(self, home: Path, made: FlowRun) -> tuple[psutil.Process, psutil.Process]:
+        """Wait until a flow run has trained a fifth; return its process and its worker's."""
+        wait_for(lambda: step_of(home) > STEPS / 5, 200)
+        engine = psutil.Process(int(str(self.now(made).infrastructure_pid).rpartition(":")[2]))
+        return engine, next(each for each in engine.children(recursive=True) if is_worker(each, home))
+
+
+def step_of(home: Path) -> int:
+    """Return how far the newest training below a home is."""
+    logs = sorted((home / "artifacts").rglob("metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+    rows = read_metrics(logs[-1]) if logs else []
+    return rows[-1]["step"] if rows else 0
+
+
+def is_worker(process: psutil.Process, home: Path) -> bool:
+    words = process.cmdline()
+    return "tasks.worker" in words and any(str(home) in word for word in words)
+
+
+def at_work(home: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if is_worker(process, home):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def trained(home: Path) -> Artifact:
+    (made,) = (each for each in Store(home / "artifacts").artifacts() if each.kind == "base")
+    return made
+
+
+def weights(home: Path) -> str:
+    return trained(home).manifest.files["model.safetensors"].sha256
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with all that pretraining starts from."""
+    home = tmp_path_factory.mktemp("tokens") / "var"
+    run([*COMMAND, "run", "--profile", "ci", "--set", f"runtime.home={home}"])
+    for artifact in Store(home / "artifacts").artifacts():
+        if artifact.kind not in ("corpus", "tokenizer", "tokens"):
+            shutil.rmtree(artifact.path)
+    return home / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drills]:
+    stack = Drills(tmp_path_factory.mktemp("stack") / "var")
+    stack.python(DEPLOY)
+    yield stack
+    stack.down()
+
+
+@pytest.fixture
+def home(tmp_path: Path, tokens: Path) -> Path:
+    shutil.copytree(tokens, tmp_path / "var" / "artifacts")
+    return tmp_path / "var"
+
+
+@pytest.fixture(scope="module")
+def straight(stack: Drills, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The weights of a run that nothing happened to."""
+    home = tmp_path_factory.mktemp("straight") / "var"
+    shutil.copytree(tokens, home / "artifacts")
+    stack.ends(stack.begin(home), "Completed")
+    return weights(home)
+
+
+def goes_on(stack: Drills, home: Path, straight: str) -> None:
+    """Ask again, and see that nothing was lost: no process, no lock, no step."""
+    assert not at_work(home)
+    reached = step_of(home)
+    stack.ends(stack.begin(home), "Completed")
+    assert weights(home) == straight
+    assert reached > STEPS / 5
+    assert_curve_is_whole(home, f"sqlite:///{home}/mlflow.db")
+
+
+def assert_curve_is_whole(home: Path, uri: str) -> None:
+    """MLflow has one run of the stage, with every row of its metrics once."""
+    tracking, made = Tracker(uri, "llama2", home / "mlflow"), trained(home)
+    (found,) = (each for each in tracking.runs() if each.data.tags["llama2.digest"] == made.digest)
+    assert found.info.status == "FINISHED"
+    history = tracking._client.get_metric_history(found.info.run_id, "tokens_per_second")
+    steps = sorted(point.step for point in history)
+    rows = read_metrics(made.file("metrics.jsonl"))
+    assert steps == [row["step"] for row in rows if "tokens_per_second" in row]
+
+
+def test_its_process_is_killed(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    engine, worker = stack.trains(home, made)
+    engine.kill()
+    worker.wait(10)
+    stack.ends(made, "Crashed")
+    goes_on(stack, home, straight)
+
+
+def test_its_worker_is_killed(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    _, worker = stack.trains(home, made)
+    worker.kill()
+    assert "exit status -9" in stack.ends(made, "Failed")
+    goes_on(stack, home, straight)
+
+
+def test_prefects_worker_is_killed(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    _, worker = stack.trains(home, made)
+    psutil.Process(stack.parts()["Worker"].pid).kill()
+    worker.wait(20)
+    stack.ends(made, "Crashed")
+    wait_for(stack.is_well, 100)
+    goes_on(stack, home, straight)
+
+
+@pytest.mark.parametrize("server", ["Prefect", "MLflow"])
+def test_a_server_is_killed(server: str, stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home, mlflow_uri=f"http://127.0.0.1:{stack.mlflow_port}", experiment=home.parent.name)
+    stack.trains(home, made)
+    psutil.Process(stack.parts()[server].pid).kill()
+    wait_for(stack.is_well, 100)
+    stack.ends(made, "Completed")
+    assert weights(home) == straight and not at_work(home)
+
+
+def test_mlflow_is_away_for_minutes(stack: Drills, home: Path, straight: str, tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    uri, database = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", database]
+
+    def served() -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            server = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=tmp_path, start_new_session=True, env=environment()
+            )
+        wait_until_healthy(server, f"{uri}/health", log, 180)
+        return server
+
+    server = served()
+    made = stack.begin(home, mlflow_uri=uri)
+    stack.trains(home, made)
+    os.killpg(server.pid, signal.SIGKILL)
+    before = step_of(home)
+    time.sleep(AWAY_SECONDS)
+    assert step_of(home) == STEPS > before
+    server = served()
+    try:
+        stack.ends(made, "Completed")
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+    assert weights(home) == straight
+    assert_curve_is_whole(home, database)
+
+
+def test_prefects_database_is_locked(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    stack.trains(home, made)
+    (database,) = stack.home.rglob("prefect.db")
+    with sqlite3.connect(database, timeout=60) as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        time.sleep(30)
+        locked.rollback()
+    stack.ends(made, "Completed")
+    assert weights(home) == straight and not at_work(home)
+
+
+def test_the_disk_is_full(stack: Drills, tokens: Path, straight: str, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(small)]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        home = small / "var"
+        shutil.copytree(tokens, home / "artifacts")
+        made = stack.begin(home, least_free_bytes=0)
+        stack.trains(home, made)
+        filler = small / "filler"
+        with filler.open("wb") as file:
+            file.write(bytes(psutil.disk_usage(str(small)).free))
+        assert "the disk is full" in stack.ends(made, "Failed")
+        filler.unlink()
+        goes_on(stack, home, straight)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_the_clock_jumps(stack: Drills, home: Path, straight: str, tmp_path: Path) -> None:
+    if not FAKETIME.exists():
+        pytest.skip("libfaketime is not installed")
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    made = stack.begin(home, {"env": {**faked, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}})
+    stack.trains(home, made)
+    for jump in ("+3600", "-3600"):
+        clock.write_text(jump)
+        time.sleep(5)
+    stack.ends(made, "Completed")
+    assert weights(home) == straight and not at_work(home)
+    assert trained(home).manifest.wall_seconds < 1200
+
+
+def test_it_is_cancelled(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    _, worker = stack.trains(home, made)
+    with stack.client() as client:  # what the button of the UI does
+        client.set_flow_run_state(made.id, Cancelling())
+    worker.wait(10)
+    stack.ends(made, "Cancelled")
+    goes_on(stack, home, straight)
+
+
+def test_twenty_wait_in_the_queue(stack: Drills, home: Path, straight: str) -> None:
+    with ThreadPoolExecutor(4) as asking:
+        every = list(asking.map(lambda _: stack.begin(home), range(20)))
+    most = 0
+
+    def over() -> bool:
+        nonlocal most
+        states = [stack.now(made).state for made in every]
+        most = max(most, sum(bool(state and state.is_running()) for state in states))
+        return all(state and state.is_final() for state in states)
+
+    wait_for(over, 1000)
+    names = [stack.now(made).state_name for made in every]
+    assert set(names) <= {"Completed", "Failed"} and most <= 2
+    refused = [
+        stack.ends(made, "Failed") for made, name in zip(every, names, strict=True) if name == "Failed"
+    ]
+    assert len(refused) <= 1 and all("is being built" in said for said in refused)
+    assert weights(home) == straight and not at_work(home)
