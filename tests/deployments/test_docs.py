@@ -237,7 +237,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "build" / "site"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("package", ["llama2_core", "storage", "tasks", "flows"])
 def test_docstrings_hold_no_tags_that_a_page_would_follow(package: str) -> None:
     documented = ast.Module | ast.ClassDef | ast.FunctionDef
@@ -249,6 +248,7 @@ def test_docstrings_hold_no_tags_that_a_page_would_follow(package: str) -> None:
                 assert code or not re.search(r"<[/\w]", re.sub(r"`[^`]*`", "", line)), f"{path}: {line}"
 
 
+@pytest.mark.slow
 def test_the_site_asks_no_other_host_and_fits_a_phone(site: Path) -> None:
     assert "llama2_core.rlhf.ppo" in (site / "api" / "llama2_core.html").read_text()
     if not CHROMIUM.exists():
