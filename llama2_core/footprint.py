@@ -205,7 +205,7 @@ def loss_bytes(network: Network, setup: Setup) -> int:
     """Return what a forward pass has at once on its way from the last states to the loss.
 
     The last norm's input, states and their gradient [T, D], the output's gradient [V, D], and for a chunk of C
-    positions logits [C, V], states and product [C, D]; a CPU turns over the chunk or the weight. PPO keeps
+    positions logits [C, V], states and product [C, D]; a CPU turns over bfloat16's chunk or weight. PPO keeps
     the logits of answers, planned as if prompts had none.
     """
     if network.scalar:
@@ -216,7 +216,8 @@ def loss_bytes(network: Network, setup: Setup) -> int:
         return WHOLE_LOGITS_BYTES * tokens * vocabulary
     chunk = min(tokens, max(1, CHUNK_BYTES[setup.device] // (4 * vocabulary)))
     both = 4 if size == 4 else 4 + size  # float32, and its cast
-    turned = max(min(vocabulary, PIECE) * chunk, vocabulary * dim) * size if setup.device == "cpu" else 0
+    turns = setup.device == "cpu" and size < 4
+    turned = max(min(vocabulary, PIECE) * chunk, vocabulary * dim) * size if turns else 0
     matrix = dim * vocabulary * both  # the gradient, and the cast weight
     return tokens * dim * (4 + 2 * size) + chunk * (vocabulary * both + 2 * dim * size) + turned + matrix
 
