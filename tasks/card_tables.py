@@ -1,18 +1,18 @@
 """What a report card shows of models: their scores by suite and conditions, shapes and costs, lineage, limits."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama2_core.footprint import parameter_count
 from llama2_core.presets import LLAMA_7B, LLAMA_13B, LLAMA_34B, LLAMA_70B
 from storage.artifacts import short_name
-from storage.metrics import read_metrics
 from tasks.benchmark_recipe import suites
 from tasks.card_facts import CLEAN, UNKNOWN, Conditions, Known
+from tasks.curve_figures import draw, points_of
 from tasks.data_card_page import DataCard
-from tasks.report_figures import Figure, Points, curve_figure, pick
+from tasks.report_figures import Figure, Points
 from tasks.report_tables import interval
 from tasks.suite_tables import Row, Table, compact, contamination_table, is_of, score_table, suite_table
 
@@ -23,15 +23,6 @@ PAPER = {
     "70B": (LLAMA_70B, 1_720_320, 400, 291.42),
 }
 """Shape, GPU-hours, watts a GPU, tonnes of CO2: Llama 2 Tables 1 and 2."""
-CURVES = {
-    "base": ("pretraining", "Pretraining", "update", "loss", "nats a token"),
-    "chat": ("fine-tuning", "Fine-tuning", "update", "loss", "nats a token"),
-    "reward": ("reward-models", "Reward models", "update", "loss", "nats a pair"),
-    "ppo": ("ppo", "PPO", "iteration", "reward", "mean reward"),
-    "dpo": ("dpo", "DPO", "update", "loss", "nats a pair"),
-}
-"""Kind -> file, title, x, what is drawn, its unit."""
-CURVES_SHOWN = 8
 ALWAYS = "table3"
 """The suite whose table is there, at the end, even when nothing of it was run."""
 NOTHING = "Nothing of it was run"
@@ -189,22 +180,13 @@ def data_of(models: Sequence[Known]) -> list[tuple[str, DataCard | None]]:
     ]
 
 
-def draw(models: Sequence[Known]) -> list[Figure]:
-    """Return the training curves of all lineages, a chart a kind of stage, its newest eight."""
+def figures(models: Sequence[Known]) -> list[Figure]:
+    """Return the training curves of all lineages, a chart a kind of stage."""
     curves: dict[str, dict[str, Points]] = {}
     for artifact in {a.full_name: a for model in models for a in model.lineage}.values():
-        if artifact.kind in CURVES:
-            points = pick(read_metrics(artifact.path / "metrics.jsonl"), CURVES[artifact.kind][3])
-            if points:
-                curves.setdefault(artifact.kind, {})[artifact.name[:-6]] = points
-    return [
-        Figure(CURVES[kind][0], CURVES[kind][1], curve_figure(_last(found), CURVES[kind][2], CURVES[kind][4]))
-        for kind, found in curves.items()
-    ]
-
-
-def _last(found: Mapping[str, Points]) -> dict[str, Points]:
-    return dict(list(found.items())[-CURVES_SHOWN:])
+        if points := points_of(artifact):
+            curves.setdefault(artifact.kind, {})[artifact.name[:-6]] = points
+    return [draw(kind, found) for kind, found in curves.items()]
 
 
 def limits(model: Known) -> list[str]:

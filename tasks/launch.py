@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from llama2_core.errors import Llama2Error
@@ -207,7 +207,7 @@ def _failure(label: str, status: int, last: str) -> str:
 
 
 def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> None:
-    """Leave a markdown artifact in Prefect."""
+    """Leave artifacts in Prefect: what it is, and the curve of what was trained now."""
     tracking = tracker(runtime)
     run_id = tracking.newest(artifact.digest)
     link = f"[its run in MLflow]({runtime.mlflow_address}{tracking.run_path(run_id)})\n\n" if run_id else ""
@@ -222,3 +222,13 @@ def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> No
         markdown=f"## {job.label}\n\n`{artifact.kind}/{artifact.digest}`, {origin}; from {made_from}.\n\n"
         f"{link}| fact | value |\n|---|---|\n{rows}\n",
     )
+    if not reused and artifact.kind in TRAINED:
+        _publish_curve(job, artifact)
+
+
+def _publish_curve(job: Job, artifact: Artifact) -> None:
+    from tasks.curve_figures import as_url, draw, points_of  # noqa: PLC0415  (matplotlib takes a second)
+
+    if points := points_of(artifact):
+        image = as_url(draw(artifact.kind, {job.label: points}))
+        create_image_artifact(image, key=f"{artifact.kind}-curve", description=job.label)

@@ -115,4 +115,6 @@ def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
     page = Path(report)
     for path in (page, page.with_suffix(".json"), *sorted(page.parent.glob("*.svg"))):
         tracking.log_file(runtime.parent_run, path, "report")
+    shown = f"{runtime.mlflow_address}{tracking.run_path(runtime.parent_run)}/artifacts/report/{page.name}"
+    create_link_artifact(key="report", link=shown, link_text="the report in MLflow", description=str(page))
     tracking.finish(runtime.parent_run)

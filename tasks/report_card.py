@@ -100,7 +100,7 @@ def write(models: Sequence[Known], home: Sequence[str], directory: Path) -> dict
         contamination=tables.contamination_rows(models),
         examination=tables.examination_table(models),
         facts=tables.model_table(models),
-        figures=tables.draw(models),
+        figures=tables.figures(models),
         data=tables.data_of(models),
         lineage=tables.lineage_table(models),
         limits={model.label: tables.limits(model) for model in models},

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,19 +89,15 @@ def step_of(home: Path) -> int:
 
 
 def is_worker(process: psutil.Process, home: Path) -> bool:
-    words = process.cmdline()
-    return "tasks.worker" in words and any(str(home) in word for word in words)
+    """Tell whether a process works below a home: what it prints goes to a stage's log."""
+    with suppress(psutil.Error, OSError):
+        works = "tasks.worker" in process.cmdline()
+        return works and os.readlink(f"/proc/{process.pid}/fd/1").startswith(str(home))
+    return False
 
 
 def at_work(home: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if is_worker(process, home):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-    return found
+    return [process for process in psutil.process_iter() if is_worker(process, home)]
 
 
 def trained(home: Path) -> Artifact:
