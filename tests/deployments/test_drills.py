@@ -92,7 +92,7 @@ def is_worker(process: psutil.Process, home: Path) -> bool:
     """Tell whether a process works below a home: what it prints goes to a stage's log."""
     with suppress(psutil.Error, OSError):
         works = "tasks.worker" in process.cmdline()
-        return works and os.readlink(f"/proc/{process.pid}/fd/1").startswith(str(home))
+        return works and str(Path(f"/proc/{process.pid}/fd/1").readlink()).startswith(str(home))
     return False
 
 
