@@ -60,16 +60,12 @@ def called_directly(stages: list[Artifact], execution: dict[str, Any], folder: P
         recipe = {name: value for name, value in manifest.recipe.items() if name != "seed"}
         parents = {role: os.path.relpath(root / name, directory) for role, name in manifest.parents.items()}
         order = {"kind": manifest.kind, "recipe": recipe, "seed": manifest.recipe["seed"]}
-        (directory / "job.json").write_text(
-            json.dumps({**order, "parents": parents, "settings": execution})
-        )
+        (directory / "job.json").write_text(json.dumps({**order, "parents": parents, "settings": execution}))
         directories.append(directory)
     started = time.perf_counter()
     said = "".join(f"{directory}\n" for directory in directories)
     environment = {**os.environ, "OMP_NUM_THREADS": str(execution["threads"])}
-    subprocess.run(
-        [sys.executable, "-m", "tasks.worker"], input=said, text=True, check=True, env=environment
-    )
+    subprocess.run([sys.executable, "-m", "tasks.worker"], input=said, text=True, check=True, env=environment)
     assert all((directory / "DONE").exists() for directory in directories)
     return time.perf_counter() - started
 

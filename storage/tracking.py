@@ -33,6 +33,7 @@ from mlflow.utils.time import get_current_time_millis
 
 from llama2_core.errors import Llama2Error
 from storage.manifest import digest_of
+from storage.mlflow_views import views
 
 
 class Unreachable(Llama2Error):
@@ -60,6 +61,9 @@ class Tracker:
         self.experiment_id: str = (
             found.experiment_id if found else self._client.create_experiment(experiment, location)
         )
+        for name, value in ({"mlflow.experimentKind": "custom_model_development"} | views()).items():
+            if not found or name not in found.tags:
+                self._client.set_experiment_tag(self.experiment_id, name, value)
 
     def start(self, name: str, key: str, tags: Mapping[str, str], parent: str = "") -> str:
         """Return a running run: an unfinished one of the same key and parent, continued, or a new one."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from llama2_core.errors import Llama2Error
@@ -126,7 +126,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
             peak_memory_bytes=done.peak_memory_bytes,
             **energy.model_dump(),
         )
-        record(artifact, job.label, tracking, run_id, runtime.parent_run)
+        record(artifact, job.label, tracking, run_id)
         status = "FINISHED"
         say(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
         return artifact
@@ -207,7 +207,7 @@ def _failure(label: str, status: int, last: str) -> str:
 
 
 def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> None:
-    """Leave artifacts in Prefect: what it is, and the curve of what was trained now."""
+    """Leave a markdown artifact in Prefect, with the curve of what was trained now."""
     tracking = tracker(runtime)
     run_id = tracking.newest(artifact.digest)
     link = f"[its run in MLflow]({runtime.mlflow_address}{tracking.run_path(run_id)})\n\n" if run_id else ""
@@ -216,19 +216,18 @@ def _publish(job: Job, artifact: Artifact, reused: bool, runtime: Runtime) -> No
     rows = "\n".join(f"| {name} | {value:,.4g} |" for name, value in list(facts.items())[:60])
     origin = "found in the store" if reused else f"built in {manifest.wall_seconds} s"
     made_from = ", ".join(f"{role} `{name[:30]}`" for role, name in manifest.parents.items()) or "raw inputs"
+    curve = _curve(job, artifact) if artifact.kind in TRAINED and not reused else ""
     create_markdown_artifact(
         key=artifact.kind,
         description=job.label,
         markdown=f"## {job.label}\n\n`{artifact.kind}/{artifact.digest}`, {origin}; from {made_from}.\n\n"
-        f"{link}| fact | value |\n|---|---|\n{rows}\n",
+        f"{link}| fact | value |\n|---|---|\n{rows}\n{curve}",
     )
-    if not reused and artifact.kind in TRAINED:
-        _publish_curve(job, artifact)
 
 
-def _publish_curve(job: Job, artifact: Artifact) -> None:
+def _curve(job: Job, artifact: Artifact) -> str:
+    """Return a stage's curve as an image in markdown, "" where it has none."""
     from tasks.curve_figures import as_url, draw, points_of  # noqa: PLC0415  (matplotlib takes a second)
 
-    if points := points_of(artifact):
-        image = as_url(draw(artifact.kind, {job.label: points}))
-        create_image_artifact(image, key=f"{artifact.kind}-curve", description=job.label)
+    points = points_of(artifact)
+    return f"\n![curve]({as_url(draw(artifact.kind, {job.label: points}))})\n" if points else ""

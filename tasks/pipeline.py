@@ -74,7 +74,7 @@ def close_committed(runtime: Runtime) -> None:
     for run_id, tags in tracking.children(runtime.parent_run, "!= 'FINISHED'").items():
         artifact = store.find(tags["llama2.kind"], tags["llama2.digest"])
         if artifact:
-            record(artifact, tags["llama2.label"], tracking, run_id, runtime.parent_run)
+            record(artifact, tags["llama2.label"], tracking, run_id)
             tracking.finish(run_id)
 
 
@@ -106,11 +106,12 @@ def profile(recipe: Whole, runtime: Runtime) -> str:
 def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
     """Put the headline scores and the report on the parent run and end it."""
     tracking = tracker(runtime)
-    headline: dict[str, Any] = {}
-    for stage, name in stages.items():
-        if stage.startswith("evaluation of") or stage == "gate":
-            headline[stage.removeprefix("evaluation of ")] = find(name, runtime).summary
-    tracking.log_metrics(runtime.parent_run, flat_numbers(headline))
+    scored = {
+        stage.removeprefix("evaluation of "): find(name, runtime).summary
+        for stage, name in stages.items()
+        if stage.startswith(("evaluation of", "gate"))
+    }
+    tracking.log_metrics(runtime.parent_run, flat_numbers(headlines(scored)))
     tracking.set_tags(runtime.parent_run, {f"llama2.stage.{stage}": name for stage, name in stages.items()})
     page = Path(report)
     for path in (page, page.with_suffix(".json"), *sorted(page.parent.glob("*.svg"))):
@@ -118,3 +119,11 @@ def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
     shown = f"{runtime.mlflow_address}{tracking.run_path(runtime.parent_run)}/artifacts/report/{page.name}"
     create_link_artifact(key="report", link=shown, link_text="the report in MLflow", description=str(page))
     tracking.finish(runtime.parent_run)
+
+
+def headlines(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return nested facts with each number that has an interval as that number alone."""
+    return {
+        name: fact.get("value", headlines(fact)) if isinstance(fact, dict) else fact
+        for name, fact in facts.items()
+    }

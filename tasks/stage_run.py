@@ -68,8 +68,8 @@ class Curves:
         self._untold, self._lost_touch = [], False
 
 
-def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str, parent_run: str) -> None:
-    """Put a committed artifact's numbers on its run and on the parent run."""
+def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str) -> None:
+    """Put a committed artifact's numbers on its run."""
     numbers, manifest = flat_numbers(artifact.summary), artifact.manifest
     used = {name: getattr(manifest, name) for name in ("wall_seconds", "energy_kwh", "kg_co2")}
     last = tracking.last_step(run_id, "of")  # a loss that is a curve's too is not its beginning
@@ -78,9 +78,6 @@ def record(artifact: Artifact, label: str, tracking: Tracker, run_id: str, paren
     tracking.log_file(run_id, artifact.path / "manifest.json")
     if artifact.kind in TRAINED:
         tracking.log_model(run_id, label, artifact.kind, artifact.digest, artifact.path)
-    if parent_run:
-        prefix = label.replace(",", "")
-        tracking.log_metrics(parent_run, {f"{prefix}/{name}": value for name, value in numbers.items()})
 
 
 def flat_numbers(facts: dict[str, Any], prefix: str = "") -> dict[str, float]:

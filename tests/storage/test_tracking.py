@@ -226,3 +226,24 @@ def test_the_same_points_again_change_nothing(tracker: Tracker, client: MlflowCl
     tracker.log_points(run, curve)
     tracker.log_points(run, curve)
     assert len(client.get_metric_history(run, "loss")) == 1
+
+
+def test_views_are_there_and_a_user_s_own_stay(
+    tracker: Tracker, client: MlflowClient, tmp_path: Path
+) -> None:
+    curves = "mlflow.sharedViewState.llama2-curves"
+    view = json.loads(client.get_experiment(tracker.experiment_id).tags[curves])
+    state = json.loads(view["state"])
+    assert view["name"] == "training curves" and len(json.dumps(view)) < 20_000  # the UI's own limit
+    assert [
+        run.info.run_name for run in client.search_runs([tracker.experiment_id], state["searchFilter"])
+    ] == []
+    trained = tracker.start("trained", "trained", {})
+    tracker.log_metrics(trained, {"gradient_norm": 2.0, "loss": 1.0})
+    (found,) = client.search_runs([tracker.experiment_id], state["searchFilter"])
+    assert found.info.run_id == trained
+    sections = {section["uuid"] for section in state["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
+    client.set_experiment_tag(tracker.experiment_id, curves, "changed")
+    again = Tracker(tracker.uri, client.get_experiment(tracker.experiment_id).name, tmp_path)
+    assert client.get_experiment(again.experiment_id).tags[curves] == "changed"
