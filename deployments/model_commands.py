@@ -250,7 +250,6 @@ def model_path(model: str, home: Path) -> Path:
 
 
 def _card(name: str, path: Path, to: str, home: Path, adapters: list[Path] | None) -> str:
-    prepare(home)
     from tasks.model_card import known_at, model_card
 
     return model_card(
