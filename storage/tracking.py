@@ -195,6 +195,11 @@ class Tracker:
         """End a run as FINISHED, FAILED or KILLED."""
         self._client.set_terminated(run_id, status)
 
+    def give_up(self, run_id: str, status: str) -> None:
+        """End a run because of an error, which is what is to be told: MLflow may be away, or its disk full, too."""
+        with hurried(), suppress(MlflowException):
+            self.finish(run_id, status)
+
     def children(self, parent: str, status: str) -> dict[str, dict[str, str]]:
         """Return run -> tags of the runs below a parent whose status is so: "= 'RUNNING'", "!= 'FINISHED'"."""
         filters = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status {status}"

@@ -104,7 +104,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     tracking = tracker(runtime)
     run_id = start_run(job, runtime, tracking)
     tracking.log_params(run_id, {**job.identity, "runtime": runtime.model_dump(mode="json")})
-    started, status = time.monotonic(), "FAILED"
+    started = time.monotonic()
     try:
         with Counters(job.processes) as counters:
             done = (
@@ -127,14 +127,12 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
             **energy.model_dump(),
         )
         record(artifact, job.label, tracking, run_id)
-        status = "FINISHED"
         say(f"  [green]done[/] in {wall:.1f} s  [dim]{artifact.name}[/]")
-        return artifact
     except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        tracking.give_up(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
-    finally:
-        tracking.finish(run_id, status)
+    tracking.finish(run_id)
+    return artifact
 
 
 def _run_here(label: str, work: Work, directory: Path) -> Done:

@@ -209,6 +209,6 @@ def publish(job: Job, markdown: str, runtime: Runtime, failed: bool) -> Path:
     run_id = runtime.parent_run or start_run(job, runtime, tracking)
     tracking.log_file(run_id, path, "loss-masks")
     if failed and not runtime.parent_run:
-        tracking.finish(run_id, "FAILED")
+        tracking.give_up(run_id, "FAILED")
     create_markdown_artifact(key=name, markdown=markdown, description=f"Loss masks of {job.label}")
     return path

@@ -44,7 +44,7 @@ def tracked_run(recipe: Whole, runtime: Runtime) -> Iterator[Runtime]:
             waits = isinstance(error, AwaitingPeople | Pause)
             stopped = not isinstance(error, Exception)  # Ctrl-C, SIGTERM
             status = "SCHEDULED" if waits else "KILLED" if stopped else "FAILED"
-            tracking.finish(runtime.parent_run, status)
+            tracking.give_up(runtime.parent_run, status)
         raise
 
 

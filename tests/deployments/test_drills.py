@@ -139,12 +139,17 @@ def home(tmp_path: Path, tokens: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight(stack: Drills, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The weights of a run that nothing happened to."""
+def finished(stack: Drills, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a run that nothing happened to."""
     home = tmp_path_factory.mktemp("straight") / "var"
     shutil.copytree(tokens, home / "artifacts")
     stack.ends(stack.begin(home), "Completed")
-    return weights(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def straight(finished: Path) -> str:
+    return weights(finished)
 
 
 def goes_on(stack: Drills, home: Path, straight: str) -> None:
@@ -297,9 +302,9 @@ def test_it_is_cancelled(stack: Drills, home: Path, straight: str) -> None:
     goes_on(stack, home, straight)
 
 
-def test_twenty_wait_in_the_queue(stack: Drills, home: Path, straight: str) -> None:
+def test_twenty_wait_in_the_queue(stack: Drills, finished: Path) -> None:
     with ThreadPoolExecutor(4) as asking:
-        every = list(asking.map(lambda _: stack.begin(home), range(20)))
+        every = list(asking.map(lambda _: stack.begin(finished), range(20)))
     most = 0
 
     def over() -> bool:
@@ -309,11 +314,6 @@ def test_twenty_wait_in_the_queue(stack: Drills, home: Path, straight: str) -> N
         return all(state and state.is_final() for state in states)
 
     wait_for(over, 1000)
-    names = [stack.now(made).state_name for made in every]
-    assert set(names) <= {"Completed", "Failed"} and most <= 2
-    refused = [
-        stack.ends(made, "Failed") for made, name in zip(every, names, strict=True) if name == "Failed"
-    ]
-    assert len(refused) <= 1 and all("is being built" in said for said in refused)
-    assert weights(home) == straight
-    nothing_is_left(home)
+    assert {stack.now(made).state_name for made in every} == {"Completed"}
+    assert most == 2
+    nothing_is_left(finished)
