@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
@@ -36,6 +37,8 @@ from tasks.workers import DONE, LOG, Worker, at_work
 
 JOB, METRICS = "job.json", "metrics.jsonl"
 POLL_SECONDS = 0.2
+LINES_BYTES = 1 << 16
+"""With less, a worker's last lines may be lost."""
 
 Work = Callable[[Path], dict[str, Any]]
 
@@ -193,13 +196,14 @@ def _end(label: str, status: int, directory: Path) -> str:
         return f"{label} was told to end. {saved}"
     log = directory / LOG
     last = last_lines(log)
-    known = filter(None, (_failure(label, status, last), told(directory)))
+    known = filter(None, (_failure(label, status, last, directory), told(directory)))
     return "\n".join([*known, f"Last lines of {log}:", last])
 
 
-def _failure(label: str, status: int, last: str) -> str:
-    """Return what a worker died of, from its last lines."""
-    if "DiskFull" in last or os.strerror(errno.ENOSPC) in last:
+def _failure(label: str, status: int, last: str, directory: Path) -> str:
+    """Return what a worker died of, from its last lines, for which a full disk has no room."""
+    full = disk_usage(directory).free < LINES_BYTES
+    if full or "DiskFull" in last or os.strerror(errno.ENOSPC) in last:
         return f"{label} failed: the disk is full. Free some space and run again: finished work is kept."
     return f"{label} failed (exit status {status})."
 
