@@ -171,7 +171,7 @@ def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_i
             while True:
                 check()
                 status = worker.status()
-                if row := curves.follow(done=status is not None):
+                if row := curves.follow(status):
                     shown.show(row)
                 if status is not None:
                     break

@@ -42,14 +42,17 @@ class Curves:
         self._due = 0.0
         self._lost_touch = False
 
-    def follow(self, done: bool) -> dict[str, Any] | None:
-        """Take up new rows and return the last of them; tell MLflow of them when it is time, or done."""
+    def follow(self, status: int | None) -> dict[str, Any] | None:
+        """Take up new rows and return the last of them; tell MLflow when it is time, or the worker has a status.
+
+        Raises Unreachable when all is done but for that; what a worker died of is more to the point.
+        """
         rows = self._tail.new_rows()
         self._untold += points(rows)
-        if self._untold and (done or time.monotonic() > self._due):
+        if self._untold and (status is not None or time.monotonic() > self._due):
             if rows:
                 self._untold += points([{"step": rows[-1]["step"], **self._machine.look()}])
-            self._tell(done)
+            self._tell(done=status == 0)
         return rows[-1] if rows else None
 
     def _tell(self, done: bool) -> None:
