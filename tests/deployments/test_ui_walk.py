@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import ElementHandle, Page, sync_playwright
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 
@@ -72,7 +72,7 @@ def field(page: Page, label: str) -> ElementHandle:
 def newest(stack: Stack) -> FlowRun | None:
     with stack.client() as client:
         found = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter.model_validate({"parent_task_run_id": {"is_null_": True}}),
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["rlhf"])),
             sort=FlowRunSort.EXPECTED_START_TIME_DESC,
             limit=1,
         )
