@@ -189,13 +189,18 @@ def test_the_whole_report_is_logged(runtime: Runtime) -> None:
     assert {path.name for path in logged} == {"report.html", "report.json", "ppo-kl.svg"}
 
 
-def test_a_full_disk_is_what_a_worker_is_said_to_have_died_of() -> None:
+def test_a_full_disk_is_what_a_worker_is_said_to_have_died_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = "sft failed: the disk is full. Free some space"
     for last in (
         "OSError: [Errno 28] No space left on device",
         "storage.errors.DiskFull: No space left for x",
     ):
-        assert launch._failure("sft", 1, last).startswith("sft failed: the disk is full. Free some space")
-    assert launch._failure("sft", -9, "step 28") == "sft failed (exit status -9)."
+        assert launch._failure("sft", 1, last, tmp_path).startswith(full)
+    assert launch._failure("sft", -9, "step 28", tmp_path) == "sft failed (exit status -9)."
+    monkeypatch.setattr(launch, "LINES_BYTES", 1 << 60)  # as on a disk without room for its last words
+    assert launch._failure("sft", 1, "(it wrote nothing)", tmp_path).startswith(full)
 
 
 def test_scores_get_win_rates_over_the_earlier_stages() -> None:
