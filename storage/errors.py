@@ -6,6 +6,7 @@ StorageError
 ├── CorruptArtifact   a file of a committed artifact is missing or no longer what was committed
 ├── DiskFull          no space left, or too little for the work about to start
 ├── RemoteFailed      the remote store does not do what it was asked
+├── Unreachable       MLflow does not take what it is told
 ├── MissingPackage    a source needs a package that is not installed
 └── SourceError       an input file is unreadable, not UTF-8, empty, or not the format it claims
 
@@ -35,6 +36,10 @@ class DiskFull(StorageError):
 
 class RemoteFailed(StorageError):
     """Names the remote store's URL and what its driver said."""
+
+
+class Unreachable(StorageError):
+    """MLflow did not take what it was told."""
 
 
 class MissingPackage(StorageError):

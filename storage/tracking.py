@@ -31,14 +31,9 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from mlflow.utils.time import get_current_time_millis
 
-from llama2_core.errors import Llama2Error
+from storage.errors import Unreachable
 from storage.manifest import digest_of
 from storage.mlflow_views import views
-
-
-class Unreachable(Llama2Error):
-    """MLflow did not take what it was told."""
-
 
 BATCH = 1000
 """MLflow's limit of metrics a call."""
@@ -97,7 +92,9 @@ class Tracker:
                 try:
                     self._client.log_batch(run_id, metrics=measured[start : start + BATCH])
                 except MlflowException as error:
-                    raise Unreachable(f"MLflow at {self.uri} cannot be told of curves: {error}") from error
+                    raise Unreachable(
+                        f"MLflow at {self.uri} cannot be told of curves: {error}. See that it runs, then run again."
+                    ) from error
 
     def last_step(self, run_id: str, metric: str) -> int:
         """Return the highest step of a metric logged so far, 0 when there is none."""

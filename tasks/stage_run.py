@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.artifacts import Artifact, Store
+from storage.errors import Unreachable
 from storage.metrics import Tail
-from storage.tracking import Machine, Tracker, Unreachable, points
+from storage.tracking import Machine, Tracker, points
 from tasks.jobs import TRAINED, Job
 from tasks.progress import say
 from tasks.runtime import Runtime
@@ -59,11 +60,13 @@ class Curves:
         self._due = time.monotonic() + TELL_SECONDS
         try:
             self._tracking.log_points(self._run_id, self._untold, patient=done)
-        except Unreachable as error:
+        except Unreachable:
             if done:
                 raise
             if not self._lost_touch:
-                say(f"[yellow]{error} The stage goes on; they are kept for it.[/]")
+                say(
+                    "[yellow]MLflow cannot be told of curves now. The stage goes on; they are kept for it.[/]"
+                )
             self._lost_touch = True
             return
         if self._lost_touch:
