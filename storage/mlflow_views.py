@@ -12,7 +12,7 @@ PIPELINES = "tags.`llama2.kind` = 'pipeline'"
 TRAINED = "metrics.gradient_norm > 0"
 START, NAME = "attributes.start_time", "tags.`mlflow.runName`"
 """Sorted by start, runs lie folded below their parents."""
-MODELS = ("base", "sft", "rejection", "ppo", *(f"V{number}" for number in range(1, 6)), "V5 PPO")
+MODELS = ("base", "sft", "rejection", "ppo", *(f"V{number}" for number in range(1, 6)), "V5 ppo")
 SCORES = {"problems": "Problems solved", "unsafe_answers": "Unsafe answers", "false_refusals": "Refused"}
 CURVES = {
     "Loss": ("loss", "validation_loss", "gradient_norm", "learning_rate"),

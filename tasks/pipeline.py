@@ -109,7 +109,7 @@ def finish_run(stages: dict[str, str], report: str, runtime: Runtime) -> None:
     scored = {
         stage.removeprefix("evaluation of "): find(name, runtime).summary
         for stage, name in stages.items()
-        if stage.startswith(("evaluation of", "gate"))
+        if stage.startswith(("evaluation of", "gate", "verdict"))
     }
     tracking.log_metrics(runtime.parent_run, flat_numbers(headlines(scored)))
     tracking.set_tags(runtime.parent_run, {f"llama2.stage.{stage}": name for stage, name in stages.items()})

@@ -13,7 +13,7 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.services.prefect_server import free_port
+from deployments.services.prefect_server import free_port, wait_until_healthy
 from deployments.services.stack_state import PartState, running_stack
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +74,34 @@ class Stack:
     def python(self, code: str, *arguments: Any) -> None:
         command = [sys.executable, "-c", code, *map(str, arguments)]
         subprocess.run(command, cwd=ROOT, env=self.environment, check=True, timeout=170)
+
+
+class Mlflow:
+    """An MLflow server of one's own below a folder, to be killed and started again at its address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, port = folder, free_port()
+        self.address, self.database = f"http://127.0.0.1:{port}", f"sqlite:///{folder}/mlflow.db"
+        self._command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        self._command += ["--workers", "1", "--backend-store-uri", self.database]
+        self.start()
+
+    def start(self) -> None:
+        log = self._folder / "mlflow.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                start_new_session=True,
+                env=environment(),
+            )
+        wait_until_healthy(self._process, f"{self.address}/health", log, 180)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def environment() -> dict[str, str]:

@@ -93,10 +93,8 @@ def _pass(
     logits = product(states, matrix).float()
     losses = _losses(logits, targets, smoothing, group)
     slopes = logits.to(states.dtype)
-    if of_weight is not None and of_weight.dtype == slopes.dtype:
-        of_weight.addmm_(
-            slopes.T, states, beta=0.0 if first else 1.0
-        )  # turns over nothing, where oneDNN would
+    if of_weight is not None and of_weight.dtype == slopes.dtype:  # MKL takes slopes as they lie
+        of_weight.addmm_(slopes.T, states, beta=0.0 if first else 1.0)
     elif of_weight is not None:
         for part, piece in zip(of_weight.split(PIECE), slopes.split(PIECE, 1), strict=True):
             slope = product(piece.T, states.T)

@@ -6,10 +6,8 @@ that nothing happened to.
 
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +21,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
 from deployments.profiles import load_profile
-from deployments.services.prefect_server import free_port, wait_until_healthy
 from storage.artifacts import Artifact, Store
 from storage.metrics import read_metrics
 from storage.tracking import Tracker
-from tests.stack import COMMAND, Stack, environment, run, wait_for
+from tests.stack import COMMAND, Mlflow, Stack, run, wait_for
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
@@ -245,33 +242,20 @@ def test_a_server_is_killed(server: str, stack: Drills, home: Path, straight: st
 
 
 def test_mlflow_is_away_for_minutes(stack: Drills, home: Path, straight: str, tmp_path: Path) -> None:
-    port, log = free_port(), tmp_path / "log"
-    uri, database = f"http://127.0.0.1:{port}", f"sqlite:///{tmp_path}/mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", database]
-
-    def served() -> subprocess.Popen[bytes]:
-        with log.open("ab") as output:
-            server = subprocess.Popen(
-                command, stdout=output, stderr=output, cwd=tmp_path, start_new_session=True, env=environment()
-            )
-        wait_until_healthy(server, f"{uri}/health", log, 180)
-        return server
-
-    server = served()
-    made = stack.begin(home, mlflow_uri=uri)
+    server = Mlflow(tmp_path)
+    made = stack.begin(home, mlflow_uri=server.address)
     stack.trains(home, made)
-    os.killpg(server.pid, signal.SIGKILL)
+    server.kill()
     before = step_of(home)
     time.sleep(AWAY_SECONDS)
     assert step_of(home) == STEPS > before
-    server = served()
+    server.start()
     try:
         stack.ends(made, "Completed")
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
+        server.kill()
     assert weights(home) == straight
-    assert_curve_is_whole(home, database)
+    assert_curve_is_whole(home, server.database)
 
 
 def test_prefects_database_is_locked(stack: Drills, home: Path, straight: str) -> None:

@@ -189,6 +189,27 @@ def test_the_whole_report_is_logged(runtime: Runtime) -> None:
     assert {path.name for path in logged} == {"report.html", "report.json", "ppo-kl.svg"}
 
 
+def test_the_parent_run_has_the_headlines_alone(runtime: Runtime, tmp_path: Path) -> None:
+    tracking, store = tracker(runtime), Store(runtime.store_root)
+    scores = {"problems": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90}, "annotator_score": 1.5}
+    verdict = {"over_sft": {"ppo": {"helpful": {"value": 0.8, "low": 0.7, "high": 0.9}}}}
+    measured = {"wall_seconds": 1.0, "cpu_seconds": 1.0, "peak_memory_bytes": 1}
+    for kind, summary in {"evaluation": scores, "verdict": verdict}.items():
+        with store.building(kind, kind):
+            store.commit(kind, kind, version=1, recipe={}, parents={}, summary=summary, **measured)
+    (page := tmp_path / "rlhf.html").write_text("x")
+    page.with_suffix(".json").write_text("{}")
+    run = tracking.start("llama2", "headlines", {})
+    stages = {"evaluation of V2": "evaluation/evaluation", "verdict 2": "verdict/verdict", "samples 2": "x"}
+    finish_run.fn(stages, str(page), runtime.model_copy(update={"parent_run": run}))
+    (found,) = (each for each in tracking.runs() if each.info.run_id == run)
+    assert found.data.metrics == {
+        "V2/problems": 0.5,
+        "V2/annotator_score": 1.5,
+        "verdict 2/over_sft/ppo/helpful": 0.8,
+    }
+
+
 def test_a_full_disk_is_what_a_worker_is_said_to_have_died_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
