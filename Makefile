@@ -64,4 +64,5 @@ $(READY): pyproject.toml constraints.txt requirements.lock
 	! $(BIN)/python -c '$(LOCKED)' || $(BIN)/python -m pip install -q --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[starter,dev]"
+	$(BIN)/python -m deployments.services.prefect_database
 	touch $(READY)

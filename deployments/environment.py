@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from deployments.services.prefect_database import begin_with_empty
+
 
 def prepare(home: Path) -> None:
     """Point Prefect at `home`, switch telemetry off; what the user has set stays. Call before importing prefect."""
@@ -22,3 +24,4 @@ def prepare(home: Path) -> None:
     (home / "prefect").mkdir(parents=True, exist_ok=True)
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    begin_with_empty(Path(os.environ["PREFECT_HOME"]))

@@ -33,10 +33,11 @@ from tasks.runtime import Execution, Runtime
 from tasks.signs import last_lines, stopped, told
 from tasks.stage_models import full_name, model_artifact
 from tasks.stage_run import Curves, flat_numbers, record, start_run, tracker
-from tasks.workers import DONE, LOG, Worker, at_work
+from tasks.workers import DONE, LOG, Worker, at_work, get_ready
 
 JOB, METRICS = "job.json", "metrics.jsonl"
-POLL_SECONDS = 0.2
+SHORTEST_POLL, LONGEST_POLL, POLL_SHARE = 0.02, 0.25, 0.02
+"""Seconds, and of what a stage has taken: the end of a short one is seen at once, a long one is hardly disturbed."""
 LINES_BYTES = 1 << 16
 """With less, a worker's last lines may be lost."""
 
@@ -111,7 +112,7 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     try:
         with Counters(job.processes) as counters:
             done = (
-                _run_here(job.label, work, directory)
+                _run_here(job, runtime, work, directory)
                 if work
                 else _run_worker(job, runtime, directory, tracking, run_id)
             )
@@ -138,10 +139,11 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
     return artifact
 
 
-def _run_here(label: str, work: Work, directory: Path) -> Done:
+def _run_here(job: Job, runtime: Runtime, work: Work, directory: Path) -> Done:
+    get_ready(runtime.processes, runtime.threads)  # for the stages that follow
     meter = Meter()
     with transient(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
-        line.add_task(label, total=None)
+        line.add_task(job.label, total=None)
         return Done(work(directory), meter.cpu_seconds(), meter.peak_memory_bytes(), accelerators=0)
 
 
@@ -165,7 +167,7 @@ def _run_worker(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, 
 
 def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_id: str) -> int:
     """Follow the workers to their end, and return how that was; when we are to end, they save first."""
-    curves = Curves(directory / METRICS, tracking, run_id)
+    curves, started = Curves(directory / METRICS, tracking, run_id), time.monotonic()
     try:
         with _workers(job, runtime, directory) as worker, progress(job.label, job.kind) as shown:
             while True:
@@ -175,7 +177,8 @@ def _watch(job: Job, runtime: Runtime, directory: Path, tracking: Tracker, run_i
                     shown.show(row)
                 if status is not None:
                     break
-                time.sleep(POLL_SECONDS)
+                taken = time.monotonic() - started
+                time.sleep(min(LONGEST_POLL, max(SHORTEST_POLL, POLL_SHARE * taken)))
             if status == 0:
                 shown.finish()
     except KeyboardInterrupt:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from select import select
 
 from tasks.process import Meter, die_with_parent, release_freed_memory, reuse_freed_memory
 
@@ -81,6 +82,8 @@ def main(directories: Sequence[str]) -> None:
 
 def serve() -> None:
     """Do the stages named on our input; what each prints goes to its own log."""
+    if not select([sys.stdin], [], [], 0)[0]:
+        import torch._dynamo  # noqa: F401, PLC0415  (a second that the first AdamW would take)
     for line in sys.stdin:
         directory = Path(line.strip())
         with (directory / "worker.log").open("ab") as log:

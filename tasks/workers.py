@@ -46,6 +46,12 @@ class Worker:
         return 0 if self._done.exists() else ended or (None if ended is None else 1)
 
 
+def get_ready(processes: int, threads: int) -> None:
+    """Have a worker wait for its first stage, while another is made without it; torchrun starts its own."""
+    if processes == 1:
+        _waiting.setdefault(threads, []).append(_idle(threads) or _start(["-m", WORKER], threads))
+
+
 @contextmanager
 def at_work(directory: Path, processes: int, threads: int) -> Iterator[Worker]:
     """Set a worker on a stage's directory; unless it is done on the way out, end it and what it started.

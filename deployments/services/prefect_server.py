@@ -23,6 +23,19 @@ HOST = "127.0.0.1"
 START_SECONDS = 180
 COMMAND = (sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app")
 
+NEEDLESS = (
+    "SCHEDULER",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "FOREMAN",
+    "TRIGGERS",
+    "REPOSSESSOR",
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+)
+"""Services for deployments and their workers. Each writes now and then, and a run that finds SQLite's file locked asks
+again after two seconds."""
+
 
 @contextmanager
 def prefect_server(home: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
@@ -40,13 +53,14 @@ def prefect_server(home: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
     (home / "log").mkdir(parents=True, exist_ok=True)
     log = home / "log" / "prefect.log"
     port = free_port()
+    idle = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in NEEDLESS}
     with log.open("ab") as output:
         server = subprocess.Popen(
             [*COMMAND, "--host", HOST, "--port", str(port), "--log-level", "error"],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PREFECT_UI_ENABLED": "0"},
+            env={**os.environ, "PREFECT_UI_ENABLED": "0", **idle},
             start_new_session=True,
             preexec_fn=die_with_parent,
         )

@@ -16,10 +16,11 @@ from llama2_core.config import LoopConfig, ModelConfig, OptimizerConfig
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.snapshots import facts_of
 from storage.metrics import read_metrics
+from tasks import workers
 from tasks.launch import _end
 from tasks.recipes import PretrainRecipe
 from tasks.signs import noted, stopped, told
-from tasks.workers import DONE, Worker, at_work, clear
+from tasks.workers import DONE, Worker, at_work, clear, get_ready
 
 SILENCE, TORCHRUN_SECONDS = 10, 30
 NewJob = Callable[..., Path]
@@ -175,3 +176,15 @@ def test_an_earlier_end_is_forgotten(tmp_path: Path) -> None:
         raise ValueError("earlier")
     clear(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_made_ready_does_the_next_stage_and_waits_again(new_job: NewJob) -> None:
+    get_ready(1, threads=1)
+    get_ready(1, threads=1)
+    [ready] = workers._waiting[1]
+    with at_work(new_job("job", 2), 1, 1) as worker:
+        assert workers._waiting[1] == []
+        assert await_end(worker) == 0
+    assert workers._waiting[1] == [ready] and ready.poll() is None
+    get_ready(2, threads=7)  # torchrun starts its own
+    assert 7 not in workers._waiting
