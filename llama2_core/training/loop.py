@@ -67,7 +67,8 @@ def train(state: TrainState, objective: Objective, batches: Batches, config: Loo
         if state.step in state.left_out:
             state.step += 1
             continue
-        state.model.train()
+        if not state.model.training:  # to tell every module takes time
+            state.model.train()
         started = time.perf_counter()
         micro_batches = batches(state.step)
         waited = time.perf_counter() - started
@@ -92,7 +93,8 @@ def optimizer_step(
     loss, count, metrics = sums.means()
     # FSDP averages gradients over ranks: undo that, and divide by what all ranks counted.
     factor = distributed.world_size() / count
-    norm = gradient_norm(state.model) * factor
+    parameters = list(state.model.parameters())
+    norm = gradient_norm(parameters) * factor
     rate = learning_rate(state.step, steps, config)
     applied = math.isfinite(loss) and math.isfinite(norm)
     if applied:
@@ -100,7 +102,8 @@ def optimizer_step(
             group["lr"] = rate
         shrunk = factor * min(1.0, config.clip_norm / (norm + 1e-6))
         apply_scaled(state.optimizer, 1 / shrunk)
-    state.optimizer.zero_grad(set_to_none=True)
+    for parameter in parameters:  # the optimizer's own way to say this takes twice as long
+        parameter.grad = None
     state.step += 1
     return Report(state.step, loss, rate, norm, int(count), applied, metrics, data_seconds=0.0)
 
@@ -144,13 +147,13 @@ def mean_losses(
     return loss, metrics
 
 
-def gradient_norm(model: nn.Module) -> float:
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> float:
     """Return the global norm of the gradients, the same on all ranks.
 
     Tensor parallelism leaves some parameters whole, on a mesh of their own: a norm for each mesh.
     """
     by_mesh: dict[Any, list[Tensor]] = {}
-    for gradient in [parameter.grad for parameter in model.parameters() if parameter.grad is not None]:
+    for gradient in [parameter.grad for parameter in parameters if parameter.grad is not None]:
         by_mesh.setdefault(getattr(gradient, "device_mesh", None), []).append(gradient)
     norms = [distributed.full(nn.utils.get_total_norm(group)) for group in by_mesh.values()]
     return torch.stack(norms).norm().item()

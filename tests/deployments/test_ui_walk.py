@@ -26,7 +26,7 @@ entries = [
     entry.model_copy(update={"profile": "rlhf/ci"})
     for entry in found.deployments if entry.entrypoint == "flows.rlhf.rlhf"
 ]
-runtime = {"home": sys.argv[1], "threads": 1, "mlflow_address": f"http://127.0.0.1:{sys.argv[2]}"}
+runtime = {"home": sys.argv[1], "threads": 1, "log_every": 1, "mlflow_address": f"http://127.0.0.1:{sys.argv[2]}"}
 deploy(found.model_copy(update={"deployments": entries}), read_pool("process", "llama2"), 1, runtime, "", print)
 """
 FIELD = """label => {
@@ -79,9 +79,15 @@ def newest(stack: Stack) -> FlowRun | None:
     return found[0] if found else None
 
 
-def artifacts(stack: Stack, key: str) -> list[Any]:
+def artifacts(stack: Stack, *keys: str) -> list[Any]:
     with stack.client() as client:
-        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(keys))))
+
+
+def under_way(stack: Stack) -> bool:
+    """Return whether a stage shows how far it is."""
+    kinds = ("chat", "reward", "ppo", "dpo")
+    return any(0 < found.data < 100 for found in artifacts(stack, *(f"{kind}-progress" for kind in kinds)))
 
 
 def test_from_the_form_to_the_report(stack: Stack, page: Page) -> None:
@@ -106,15 +112,15 @@ def test_from_the_form_to_the_report(stack: Stack, page: Page) -> None:
     made = newest(stack)
     assert made and made.parameters["recipe"]["rounds"] == 1
 
+    wait_for(lambda: under_way(stack), 180)
     page.goto(f"{prefect}/runs/flow-run/{made.id}")
-    wait_for(lambda: any(0 < found.data < 100 for found in artifacts(stack, "chat-progress")), 300)
     wait_for(lambda: bool((now := newest(stack)) and now.state and now.state.is_final()), 600)
     page.wait_for_selector("text=Completed")  # the page follows by itself
     page.click("text=Subflow Runs")
     page.wait_for_selector("text=V1")
     assert "data:image/svg+xml" in artifacts(stack, "chat")[-1].data
 
-    (report,) = artifacts(stack, "report")
+    [report] = [each for each in artifacts(stack, "report") if each.flow_run_id == made.id]
     page.goto(re.search(r"\((http\S+)\)", report.data)[1])  # type: ignore
     page.frame_locator("iframe").locator("h1", has_text="RLHF in rounds").wait_for()
     runs = f"http://127.0.0.1:{stack.mlflow_port}/#/experiments/1/runs"
