@@ -178,5 +178,6 @@ def complaint(failed: tables.Rows, page: Path) -> str:
     return (
         f"the reward models are not fit to be optimised against:\n{told}\nLook at {page}. More comparisons, another "
         "mix (other_share) or more epochs raise accuracy; a smaller margin lowers the calibration error. To go on all "
-        f"the same, say why: --set 'recipe.rlhf.reward_report.fitness.overrides={{{override}}}'"
+        f"the same, say why: --set 'recipe.reward_report.fitness.overrides={{{override}}}' (`llama2 run`: "
+        "recipe.rlhf.reward_report)"
     )
