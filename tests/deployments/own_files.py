@@ -7,10 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from deployments import plan_command, profiles
-from tests.deployments.test_docs import blocks
+from deployments import plan_command
 from tests.deployments.test_tutorial import book
 from tests.tasks import benchmark_files
 
@@ -44,13 +41,3 @@ def write(folder: Path) -> Path:
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
-def profile(adapts: bool) -> str:
-    """Return a mine.yaml: that of docs/adaptation.md, or the ci profile on one's own texts."""
-    if adapts:
-        return next(text for language, text in blocks("docs/adaptation.md") if language == "yaml")
-    values = yaml.safe_load((profiles.FOLDER / "ci.yaml").read_text())
-    source = {"kind": "files", "name": "mine", "paths": ["texts/"], "passage_words": 200}
-    values["recipe"]["corpus"] = {"sources": [source]}
-    return yaml.safe_dump(values)

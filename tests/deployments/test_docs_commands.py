@@ -20,7 +20,7 @@ from deployments.services.stack_state import running_stack
 from storage.artifacts import Store
 from tests.conftest import serve_gguf as serve_gguf
 from tests.deployments import own_files
-from tests.deployments.test_docs import PAGES, commands, program
+from tests.deployments.test_docs import PAGES, blocks, commands, program
 from tests.deployments.test_postgres import PASSWORD
 from tests.deployments.test_postgres import database as database
 from tests.deployments.test_tutorial import PAGE as TUTORIAL
@@ -46,24 +46,40 @@ UNTRIED = {
 """What commands begin with that are not executed here -> why."""
 
 
-def told(table: dict[str, Any], words: list[str]) -> list[Any]:
-    """Return what a table has for the beginnings of a command, the longest last."""
+def told(table: dict[str, Any], words: list[str], otherwise: Any = None) -> Any:
+    """Return what a table has for the longest beginning of a command that it knows."""
     text = " ".join(program(words))
-    return [table[begins] for begins in sorted(table, key=len) if text.startswith(begins)]
+    return table.get(
+        max((begins for begins in table if text.startswith(begins)), key=len, default=""), otherwise
+    )
 
 
 def sets(*changes: str) -> list[str]:
     return [word for change in changes for word in ("--set", change)]
 
 
+CI = ["--profile", "ci"]
+ROUNDS = ["--profile", "rlhf/ci"]
+GHOST = sets(
+    "ghost_attention.start.context={max_seq_len: 256}",
+    "ghost_attention.constraints.constraints=starter",
+    "ghost_attention.ghost={dialogs: 8, most_turns: 3, sampling: {max_new_tokens: 4}}",
+    "ghost_attention.fine_tune={epochs: 1, rows: 2, optimizer: {warmup_steps: 1}}",
+    "ghost_attention.retention={turns: [2, 3], dialogs: 4, sampling: {max_new_tokens: 4}}",
+    "ghost_attention.attention.dialogs=2",
+)
 SAFETY = sets("fine_tune.epochs=1", "evaluation.sampling.max_new_tokens=8")
 SHORTER = {
-    "llama2 run": ["--profile", "ci"],
-    "llama2 run --set runtime.processes": sets("runtime.threads=1", "recipe.rlhf.ppo.ppo.iterations=1"),
-    "llama2 rlhf": ["--profile", "rlhf/ci"],
-    "llama2 rlhf --set recipe.rounds": sets("recipe.ppo_from=9", "recipe.dpo=null"),
+    "llama2 run": CI,
+    "llama2 run --set runtime.processes": [
+        *CI,
+        *sets("runtime.threads=1", "recipe.rlhf.ppo.ppo.iterations=1"),
+    ],
+    "llama2 rlhf": ROUNDS,
+    "llama2 rlhf --set recipe.rounds": [*ROUNDS, *sets("recipe.ppo_from=9", "recipe.dpo=null")],
     "llama2 retrain": ["--profile", "retrain/ci", *sets("recipe.approval=true")],
     "llama2 finetune": sets("recipe.epochs=1", "recipe.optimizer.warmup_steps=1"),
+    "llama2 finetune base": sets("recipe.epochs=1", "recipe.rows=128"),
     "llama2 adapt": sets(
         "recipe.vocabulary.vocab_size=400",
         "recipe.start.context.max_seq_len=256",
@@ -71,15 +87,11 @@ SHORTER = {
         "recipe.pretrain.loop={steps: 5, rows: 4, optimizer: {warmup_steps: 1}}",
         "recipe.sft={epochs: 1, rows: 4, lora: {rank: 8}, optimizer: {warmup_steps: 1}}",
     ),
-    "llama2 teach ghost-attention": sets(
-        "ghost_attention.start.context={max_seq_len: 256}",
-        "ghost_attention.constraints.constraints=starter",
-        "ghost_attention.ghost={dialogs: 8, most_turns: 3, sampling: {max_new_tokens: 4}}",
-        "ghost_attention.fine_tune.rows=2",
-        "ghost_attention.fine_tune.optimizer.warmup_steps=1",
-        "ghost_attention.retention={turns: [2, 3], dialogs: 4, sampling: {max_new_tokens: 4}}",
-        "ghost_attention.attention.dialogs=2",
-    ),
+    "llama2 teach ghost-attention": [
+        *GHOST,
+        *sets("ghost_attention.instructed.demonstrations=60", "ghost_attention.sft.epochs=1"),
+    ],
+    "llama2 teach ghost-attention my-chat-model/": GHOST,
     "llama2 teach dates": sets(
         "temporal.dated={dialogs: 60, undated: 40}", "temporal.fine_tune.epochs=1", "temporal.questions=20"
     ),
@@ -98,7 +110,7 @@ SHORTER = {
     ],
     "llama2 safety scaling": [*SAFETY, *sets("scaling.shares=[0, 1]")],
 }
-"""What commands begin with -> what makes them small."""
+"""What commands begin with -> what makes them small; the longest counts."""
 ENDS = {
     "llama2 data diff": (1, "corpus"),
     "llama2 retrain": (1, "--approve REASON"),
@@ -121,7 +133,7 @@ class Reader:
 
     def follow(self, words: list[str]) -> None:
         given = [part for word in words for part in self.given(word)]
-        given += [word for more in told(SHORTER, words) for word in more]
+        given += told(SHORTER, words, [])
         match given:
             case ["export", exported]:
                 name, _, value = exported.partition("=")
@@ -137,7 +149,7 @@ class Reader:
             case [_, "mlflow", "models", "serve", *_]:
                 self.serve(given, str(self.port))
             case _:
-                follow(self.folder, given, self.exported, *(told(ENDS, words) or [()])[-1])
+                follow(self.folder, given, self.exported, *told(ENDS, words, ()))
 
     def given(self, word: str) -> list[str]:
         """Return a word with what it stands for, or the files that are called so."""
@@ -243,7 +255,9 @@ def test_a_page_can_be_followed(
     for thing in things.iterdir():
         if thing.name not in made:
             (tmp_path / thing.name).symlink_to(thing)
-    (tmp_path / "mine.yaml").write_text(own_files.profile(adapts=any("adapt" in words for words in found)))
+    example = "docs/adaptation.md" if any("adapt" in words for words in found) else TUTORIAL
+    profile = next(text for language, text in blocks(example) if language == "yaml")
+    (tmp_path / "mine.yaml").write_text(profile)
     with ExitStack() as running:
         reader = Reader(tmp_path, request, running)
         for words in found:
