@@ -1,4 +1,4 @@
-"""Models by names: base, sft, rejection, ppo, helpfulness, safety, or nothing for the best there is."""
+"""Models by names: base, sft, rejection, ppo, helpfulness, safety, or nothing for the best there is; dialogs."""
 
 from storage.artifacts import Artifact, Store
 from storage.errors import ArtifactNotFound
@@ -13,14 +13,16 @@ MADE_FROM = {"sft": "dialogs", "rejection": "samples"}
 def model_artifact(name: str, store: Store) -> Artifact:
     """Return the model of a stage, of the newest run that came to its gate, or the artifact of a name.
 
-    Without a name: what the newest gate kept, or where there was none the newest fine-tuned model.
-    Raises ArtifactNotFound.
+    Without a name: what the newest gate kept, or where there was none the newest fine-tuned model. "dialogs" are those
+    that the gate asked, not a reader's own, which have no prompts. Raises ArtifactNotFound.
     """
     verdict = next((a for a in reversed(store.artifacts()) if a.kind == "verdict"), None)
     if not name:
         name = verdict.summary["champion"] if verdict else "chat"
     if verdict and name in verdict.manifest.parents:
-        return _examined(verdict.manifest.parents[name], store)
+        return _examined("model", verdict.manifest.parents[name], store)
+    if verdict and name == "dialogs":
+        return _examined("dialogs", next(iter(verdict.manifest.parents.values())), store)
     if name in JUDGES:
         made = [a for a in store.artifacts() if a.kind == "reward" and a.manifest.recipe["domain"] == name]
         if not made:
@@ -44,10 +46,10 @@ def full_name(name: str, store: Store) -> str:
     return name if whole else model_artifact(name, store).full_name
 
 
-def _examined(evaluation: str, store: Store) -> Artifact:
-    """Return the model that an evaluation examined."""
+def _examined(role: str, evaluation: str, store: Store) -> Artifact:
+    """Return the model that an evaluation examined, or the dialogs that it asked."""
     examined = store.find(*evaluation.split("/"))
-    model = store.find(*examined.manifest.parents["model"].split("/")) if examined else None
-    if model is None:
-        raise ArtifactNotFound("The model that the gate kept is gone. Run `llama2 run` again.")
-    return model
+    found = store.find(*examined.manifest.parents[role].split("/")) if examined else None
+    if found is None:
+        raise ArtifactNotFound(f"The {role} of the newest gate is gone. Run `llama2 run` again.")
+    return found

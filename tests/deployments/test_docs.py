@@ -1,7 +1,7 @@
 """The docs say what is so: their commands, profiles, Python and make targets are read as their programs read them.
 
 `llama2` and `mlflow` lines go through those commands' own parsers, with --set applied to the profile that the command
-runs; the tutorial's are executed (test_tutorial.py). Other programs' lines (OTHERS) are only split.
+runs. Drills execute them: the tutorial's in test_tutorial.py, those of all other pages in test_docs_commands.py.
 """
 
 import ast
@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +81,28 @@ def blocks(page: str) -> Iterator[tuple[str, str]]:
 
 
 def commands(page: str) -> list[list[str]]:
-    """Return the commands of a page's blocks without a language, as words."""
+    """Return the commands of a page's blocks without a language, as words; NAME=VALUE may stand before a program."""
     text = "\n".join(text for language, text in blocks(page) if not language)
-    lines = [re.sub(r"^[\w-]+\$ ", "", line) for line in text.replace("\\\n", " ").splitlines()]
     lexed = []
-    for line in lines:
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&")
-        lexer.whitespace_split = True
+    for line in text.replace("\\\n", " ").splitlines():
+        told = re.sub(r"^[\w-]+\$ |(^|\s)#.*", "", line)  # a prompt; a comment, which begins a word
+        lexer = shlex.shlex(told, posix=True, punctuation_chars=";|&")
+        lexer.whitespace_split, lexer.commenters = True, ""
         lexed += [*lexer, ";"]
     found: list[list[str]] = [[]]
     for word in lexed:
         if word in (";", "|", "&&"):
             found.append([])
-        elif found[-1] or not re.match(r"[A-Z_]+=", word):
+        else:
             found[-1].append(word)
     return [words for words in found if words]
 
 
-COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+def program(words: list[str]) -> list[str]:
+    return list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+
+
+COMMANDS = [(page, program(words)) for page in PAGES for words in commands(page)]
 
 
 def parse(command: Any, name: str, words: list[str]) -> tuple[str, dict[str, Any]]:

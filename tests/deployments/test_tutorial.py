@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from storage.artifacts import Store
 from tests.conftest import WORDS
 from tests.deployments.test_docs import blocks, commands
+from tests.stack import ROOT, environment
 
 PAGE = "docs/tutorial.md"
-ROOT = Path(__file__).parents[2]
 SHORTER = {
     "pretrain": ["--set", "recipe.pretrain.loop.steps=30"],
     "finetune": ["--set", "recipe.optimizer.warmup_steps=1"],
@@ -23,11 +24,8 @@ SHORTER = {
 
 @pytest.mark.drill
 def test_the_tutorial_leads_from_a_folder_to_a_chat_model(tmp_path: Path) -> None:
-    draws = random.Random(0)
     (tmp_path / "texts").mkdir()
-    sentence = lambda: f"The {' '.join(draws.choices(WORDS, k=12))} {draws.randrange(10**6)}."  # noqa: E731
-    book = "\n\n".join("\n".join(sentence() for _ in range(9)) for _ in range(400))
-    (tmp_path / "texts" / "book.txt").write_text(book)
+    (tmp_path / "texts" / "book.txt").write_text(book())
     [profile] = [text for language, text in blocks(PAGE) if language == "yaml"]
     [dialogs] = [text for language, text in blocks(PAGE) if language == "json"]
     (tmp_path / "mine.yaml").write_text(profile)
@@ -47,12 +45,31 @@ def test_the_tutorial_leads_from_a_folder_to_a_chat_model(tmp_path: Path) -> Non
     assert (tmp_path / "var" / "report" / "report.html").is_file()
 
 
-def follow(folder: Path, words: list[str]) -> None:
-    """Run a command in the reader's folder; what a chat is told ends with the end of its input."""
-    known = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    known |= {"PYTHONPATH": str(ROOT), "PATH": f"{sysconfig.get_path('scripts')}:{known['PATH']}"}
-    said = "Hello!\n" if words[1] == "chat" else ""
+def book() -> str:
+    """Return passages of words at random."""
+    draws = random.Random(0)
+    sentence = lambda: f"The {' '.join(draws.choices(WORDS, k=12))} {draws.randrange(10**6)}."  # noqa: E731
+    return "\n\n".join("\n".join(sentence() for _ in range(9)) for _ in range(400))
+
+
+def follow(
+    folder: Path, words: list[str], exported: Mapping[str, str] = {}, status: int = 0, says: str = ""
+) -> None:
+    """Run a command in a folder; what a chat is told ends with the end of its input."""
     done = subprocess.run(
-        words, cwd=folder, env=known, input=said, capture_output=True, text=True, timeout=590
+        ["env", *words],
+        cwd=folder,
+        env=readers(exported),
+        input="Hello!\n",
+        capture_output=True,
+        text=True,
+        timeout=590,
     )
-    assert done.returncode == 0, f"{' '.join(words)}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    said = done.stdout + done.stderr
+    assert (done.returncode, says in " ".join(said.split())) == (status, True), f"{words}: {said[-3000:]}"
+
+
+def readers(exported: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a reader who has activated .venv, and exported more."""
+    path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+    return environment() | {"PYTHONPATH": str(ROOT), "PATH": path, "COLUMNS": "200"} | dict(exported)

@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from storage.artifacts import Store
 from storage.preference_events import BatchOpened, Response, Turn
 from storage.preference_log import PreferenceLog
+from storage.preferences import preferences_folder
 from storage.schemas import COMPARISONS, read_table
 from tasks.tables import dialog_from_json
 from tests.stack import COMMAND, ROOT, Stack, run, wait_for
@@ -109,31 +110,36 @@ class Scheduled(Stack):
 
     def people(self, batch: str) -> None:
         """Freeze a batch of what the simulated annotator has said before, and tell the server."""
-        rows = read_table(self.store.resolve("comparisons").file("comparisons.parquet"), COMPARISONS)
-        rows = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
-        with PreferenceLog(self.home / "preferences") as log:
-            log.append(BatchOpened(id=batch, target=80, time=NOW))
-            for number, row in enumerate(rows[:80]):
-                name = f"{batch}-{number}"
-                answers = (
-                    Response(text=row["chosen"], safe=row["chosen_safe"]),
-                    Response(text=row["rejected"], safe=row["rejected_safe"]),
-                )
-                about = {"kind": row["kind"], "grade": row["grade"], "responses": answers}
-                dialog = tuple(Turn(role=m.role, content=m.content) for m in dialog_from_json(row["dialog"]))
-                domain = "safety" if row["safety"] else "helpfulness"
-                log.append(
-                    compared(
-                        name,
-                        batch=batch,
-                        question=name,
-                        prompt_id=name,
-                        dialog=dialog,
-                        domain=domain,
-                        **about,
-                    )
-                )
+        people_compare(self.store, batch)
         self.llama2("preferences", "freeze", batch)
+
+
+def people_compare(store: Store, batch: str) -> None:
+    """Log a batch of what the simulated annotator has said before."""
+    rows = read_table(store.resolve("comparisons").file("comparisons.parquet"), COMPARISONS)
+    rows = [row for row in rows if row["chosen"].strip() and row["rejected"].strip()]
+    with PreferenceLog(preferences_folder(store)) as log:
+        log.append(BatchOpened(id=batch, target=80, time=NOW))
+        for number, row in enumerate(rows[:80]):
+            name = f"{batch}-{number}"
+            answers = (
+                Response(text=row["chosen"], safe=row["chosen_safe"]),
+                Response(text=row["rejected"], safe=row["rejected_safe"]),
+            )
+            about = {"kind": row["kind"], "grade": row["grade"], "responses": answers}
+            dialog = tuple(Turn(role=m.role, content=m.content) for m in dialog_from_json(row["dialog"]))
+            domain = "safety" if row["safety"] else "helpfulness"
+            log.append(
+                compared(
+                    name,
+                    batch=batch,
+                    question=name,
+                    prompt_id=name,
+                    dialog=dialog,
+                    domain=domain,
+                    **about,
+                )
+            )
 
 
 @pytest.fixture

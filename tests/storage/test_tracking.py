@@ -191,14 +191,14 @@ def test_what_a_run_is_made_from_and_made(tracker: Tracker, client: MlflowClient
     run, digest = tracker.start("base", "key", {}), "5e" * 32
     tracker.log_input(run, "tokens", "tokens/aabb", "ab" * 32, tmp_path, {"tokens": 7})
     for _ in range(2):  # a run that goes on says it again
-        tracker.log_model(run, "base model", "base", digest, tmp_path / digest)
+        tracker.log_model(run, "base, 1% of 'all'", "base", digest, tmp_path / digest)
     found = client.get_run(run)
     (given,) = found.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("tokens/aabb", "ab" * 18)
     assert given.dataset.profile == '{"tokens": 7}' and given.tags[0].value == "tokens"
     (made,) = found.outputs.model_outputs
     model = client.get_logged_model(made.model_id)
-    assert (model.name, model.model_type, model.status) == ("base model", "base", "READY")
+    assert (model.name, model.model_type, model.status) == ("base, 1_ of _all_", "base", "READY")
     assert model.tags["llama2.digest"] == digest
 
 

@@ -34,9 +34,11 @@ def test_each_stage_has_its_model(tmp_path: Path) -> None:
     assert model_artifact("sft", store).digest == sft.digest
     variant = committed(store, "chat", 3, {"dialogs": talk})
     assert model_artifact("sft", store).digest == variant.digest  # the newest, as long as nothing says which
-    examined = committed(store, "evaluation", 4, {"model": sft.full_name})
+    examined = committed(store, "evaluation", 4, {"model": sft.full_name, "dialogs": talk})
     committed(store, "verdict", 5, {"sft": examined.full_name}, champion="sft")
     assert model_artifact("sft", store).digest == model_artifact("", store).digest == sft.digest
+    committed(store, "dialogs", 6, {})  # a reader's own, to be fine-tuned on
+    assert full_name("dialogs", store) == talk
 
 
 def test_a_whole_name_may_be_elsewhere_and_a_short_one_may_not(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from deployments.services.annotation.seat import Queued
 from storage.artifacts import Store
 from storage.preference_events import Turn
 from storage.sources.prompts import read_prompt_file
+from tasks.stage_models import model_artifact
 from tasks.tables import read_prompt_rows
 
 
@@ -15,7 +16,11 @@ def read_queue(name: str, store: Store) -> list[Queued]:
     if not name:
         return []
     file = Path(name)
-    rows = read_prompt_file(file) if file.is_file() else read_prompt_rows(store.resolve(name).path, "train")
+    rows = (
+        read_prompt_file(file)
+        if file.is_file()
+        else read_prompt_rows(model_artifact(name, store).path, "train")
+    )
     return [
         Queued(
             row["id"],
