@@ -1,16 +1,15 @@
 """docs/tutorial.md as a reader follows it: its files written, its commands run in their order, training cut short."""
 
 import os
-import random
 import subprocess
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
 from storage.artifacts import Store
-from tests.conftest import WORDS
 from tests.deployments.test_docs import blocks, commands
 from tests.stack import ROOT, environment
 
@@ -46,10 +45,8 @@ def test_the_tutorial_leads_from_a_folder_to_a_chat_model(tmp_path: Path) -> Non
 
 
 def book() -> str:
-    """Return passages of words at random."""
-    draws = random.Random(0)
-    sentence = lambda: f"The {' '.join(draws.choices(WORDS, k=12))} {draws.randrange(10**6)}."  # noqa: E731
-    return "\n\n".join("\n".join(sentence() for _ in range(9)) for _ in range(400))
+    """Return some hundred thousand words of English: what Python's own help says of its topics."""
+    return "\n\n".join(topics.values())
 
 
 def follow(
