@@ -49,9 +49,8 @@ UNTRIED = {
 def told(table: dict[str, Any], words: list[str], otherwise: Any = None) -> Any:
     """Return what a table has for the longest beginning of a command that it knows."""
     text = " ".join(program(words))
-    return table.get(
-        max((begins for begins in table if text.startswith(begins)), key=len, default=""), otherwise
-    )
+    longest = max((begins for begins in table if text.startswith(begins)), key=len, default="")
+    return table.get(longest, otherwise)
 
 
 def sets(*changes: str) -> list[str]:
@@ -140,14 +139,14 @@ class Reader:
                 self.exported[name] = value
             case ["llama2", "up"]:
                 prefect, mlflow, page = (str(free_port()) for _ in range(3))
-                given += ["--prefect-port", prefect, "--mlflow-port", mlflow, "--annotate-port", page]
-                self.serve(given, page)
+                ports = ["--prefect-port", prefect, "--mlflow-port", mlflow, "--annotate-port", page]
+                self.serve([*given, *ports], page)
                 wait_for(lambda: all_is_well(self.home), 300)
             case ["llama2", "annotate", *_]:
                 port = str(free_port())
                 end(self.serve([*given, "--port", port], port))
             case [_, "mlflow", "models", "serve", *_]:
-                self.serve(given, str(self.port))
+                self.serve([*given], str(self.port))
             case _:
                 follow(self.folder, given, self.exported, *told(ENDS, words, ()))
 
