@@ -111,7 +111,7 @@ SHORTER = {
 }
 """What commands begin with -> what makes them small; the longest counts."""
 ENDS = {
-    "llama2 data diff": (1, "corpus"),
+    "llama2 data diff": (1, "only in B"),
     "llama2 retrain": (1, "--approve REASON"),
     "llama2 retrain --approve": (0, "is the champion now"),
     "llama2 compare ppo http": (1, "waits for people"),
