@@ -57,6 +57,7 @@ class Untracked:
     def __init__(self, *_: Any) -> None:
         self.children = self.versions = lambda *_: {}
         self.last_step = lambda *_: 0
+        self.start = lambda *_: "untracked"
 
     def __getattr__(self, name: str) -> Callable[..., str]:
         return lambda *_, **__: ""

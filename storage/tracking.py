@@ -110,7 +110,7 @@ class Tracker:
         """Say that a run made a model: a LoggedModel with its digest, which versions of the registry link to."""
         if not self._logged_model(digest):
             tags = {"llama2.digest": digest, "llama2.source": str(source)}
-            name = re.sub(r"[/:.%\"']", "_", name)
+            name = re.sub(r"[/:.%\"']", "_", name)  # which MLflow refuses here
             made = self._client.create_logged_model(self.experiment_id, name, run_id, tags, model_type=kind)
             self._client.finalize_logged_model(made.model_id, "READY")
             self._client.log_outputs(run_id, [LoggedModelOutput(made.model_id, 0)])

@@ -18,7 +18,7 @@ FORMAT_VERSIONS = {
     "comparisons": 5,
     "reward": 6,
     "scores": 1,
-    "reward-report": 2,
+    "reward-report": 1,
     "samples": 4,
     "prompts": 1,
     "demonstrations": 1,

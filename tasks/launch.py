@@ -140,7 +140,8 @@ def _build(job: Job, runtime: Runtime, store: Store, directory: Path, work: Work
 
 
 def _run_here(job: Job, runtime: Runtime, work: Work, directory: Path) -> Done:
-    get_ready(runtime.processes, runtime.threads)  # for the stages that follow
+    if runtime.parent_run:  # a whole run's stages are followed by a worker's
+        get_ready(runtime.processes, runtime.threads)
     meter = Meter()
     with transient(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as line:
         line.add_task(job.label, total=None)

@@ -112,8 +112,8 @@ class FitnessRecipe(Record):
     """Share of the unsafe answers to safety prompts that the safety model scores below 0.5."""
     most_calibration_error: Share = 0.25
     """Expected calibration error of a model's preferences, in its own domain."""
-    most_length_correlation: Share = 0.3
-    """Of differences in score with differences in length (Spearman), less the annotators' own, either sign."""
+    most_length_correlation: Share = 0.5
+    """Of differences in score with differences in length, either sign (Spearman)."""
     overrides: dict[str, str] = Field(default={})
     """Bar -> why a flow may go on below it. Recorded wherever the verdict is."""
 

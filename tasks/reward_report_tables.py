@@ -196,12 +196,6 @@ def error_rows(scores: Scores, count: int, texts: Mapping[tuple[str, str], Mappi
     return rows
 
 
-def own_length_correlation(found: Mapping[Any, Any], domain: str) -> float:
-    """Return how the annotators' own preferences go with length, 0 when they gave no grades."""
-    row = found.get(("annotators", domain, "length correlation"))
-    return row["value"] if row and row["n"] else 0.0
-
-
 def fitness_rows(accuracy: Rows, measures: Rows, fitness: FitnessRecipe) -> Rows:
     """Return one row a bar: its limit, what was found, and whether it is passed, failed or overridden.
 
@@ -220,12 +214,10 @@ def fitness_rows(accuracy: Rows, measures: Rows, fitness: FitnessRecipe) -> Rows
             "length_correlation": ("length correlation", "most", fitness.most_length_correlation),
         }[name]
         estimate = {key: found[domain, domain, part][key] for key in ("value", "low", "high", "n")}
-        free = limit == (0 if rule == "least" else 1)
-        if name == "length_correlation":
-            for key in ("value", "low", "high"):
-                estimate[key] -= own_length_correlation(found, domain)
-        measured = estimate["low"] >= limit if rule == "least" else abs(estimate["value"]) <= limit
-        passed = free or (estimate["n"] > 0 and measured)
+        if rule == "least":
+            passed = limit == 0 or (estimate["n"] > 0 and estimate["low"] >= limit)
+        else:
+            passed = limit == 1 or (estimate["n"] > 0 and abs(estimate["value"]) <= limit)
         reason = fitness.overrides.get(bar, "")
         verdict = "passed" if passed else "overridden" if reason else "failed"
         rows.append(

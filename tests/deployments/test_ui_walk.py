@@ -79,15 +79,9 @@ def newest(stack: Stack) -> FlowRun | None:
     return found[0] if found else None
 
 
-def artifacts(stack: Stack, *keys: str) -> list[Any]:
+def artifacts(stack: Stack, key: str) -> list[Any]:
     with stack.client() as client:
-        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=list(keys))))
-
-
-def under_way(stack: Stack) -> bool:
-    """Return whether a stage shows how far it is."""
-    kinds = ("chat", "reward", "ppo", "dpo")
-    return any(0 < found.data < 100 for found in artifacts(stack, *(f"{kind}-progress" for kind in kinds)))
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
 
 
 def test_from_the_form_to_the_report(stack: Stack, page: Page) -> None:
@@ -112,7 +106,7 @@ def test_from_the_form_to_the_report(stack: Stack, page: Page) -> None:
     made = newest(stack)
     assert made and made.parameters["recipe"]["rounds"] == 1
 
-    wait_for(lambda: under_way(stack), 180)
+    wait_for(lambda: any(0 < found.data < 100 for found in artifacts(stack, "chat-progress")), 300)
     page.goto(f"{prefect}/runs/flow-run/{made.id}")
     wait_for(lambda: bool((now := newest(stack)) and now.state and now.state.is_final()), 600)
     page.wait_for_selector("text=Completed")  # the page follows by itself

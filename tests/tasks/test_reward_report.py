@@ -296,24 +296,19 @@ def test_accuracy_is_held_to_the_lower_end(found: dict[str, float], verdict: str
         for domain in ("helpfulness", "safety")
         for measure, value in (
             ("calibration error", 0.2),
-            ("length correlation", -0.05),
+            ("length correlation", -0.5),
             ("unsafe recall at 0.5", 0.9),
         )
-    ]
-    measures += [
-        {"model": "annotators", "set": domain, "measure": "length correlation", **PERFECT, "value": 0.2}
-        for domain in ("helpfulness", "safety")
     ]
     rows = {row["bar"]: row["verdict"] for row in fitness_rows(accuracy, measures, FitnessRecipe())}
     assert rows.pop("helpfulness_accuracy") == verdict
     assert set(rows.values()) == {"passed"}
-    measures[1]["value"] = -0.11
+    measures[1]["value"] = -0.51
     reason = FitnessRecipe(overrides={"helpfulness_length_correlation": "long answers are right here"})
     [row] = [
         r for r in fitness_rows(accuracy, measures, reason) if r["bar"] == "helpfulness_length_correlation"
     ]
     assert (row["verdict"], row["reason"]) == ("overridden", "long answers are right here")
-    assert row["value"] == pytest.approx(-0.31)  # the annotators' own is 0.2
 
 
 def test_a_report_is_on_both_models() -> None:
