@@ -63,7 +63,7 @@ def service(make_desk: Callable[..., Desk], access: Access) -> Iterator[tuple[st
         )
         for n in range(60)
     ]
-    desk = make_desk(agreement_share=0.2, queue=prompts)
+    desk = make_desk(agreement_share=0.5, queue=prompts)
     with serving(desk, access) as address:
         yield address, desk
 
