@@ -86,7 +86,7 @@ def test_a_bad_value_is_refused_before_there_is_a_run(path: str, value: Any, mes
 def test_profiles_are_the_defaults() -> None:
     defaults = {entry.name: defaults_of(entry, {}) for entry in ENTRIES.values() if entry.profile}
     assert defaults["ci"]["recipe"]["pretrain"]["loop"]["steps"] == 60
-    assert defaults["rounds"]["recipe"]["comparisons"]["prompts"] == 2000
+    assert defaults["rounds"]["recipe"]["comparisons"]["prompts"] == 3200
 
 
 def test_automations_are_prefects() -> None:
