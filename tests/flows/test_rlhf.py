@@ -9,14 +9,32 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from deployments.services.prefect_server import free_port
 from storage.artifacts import Store
-from tests.stack import COMMAND, environment, run
+from tests.flows.test_retrain import people_compare
+from tests.stack import COMMAND, ROOT, Stack, environment, run, wait_for
 
 pytestmark = pytest.mark.drill
 
 KILLS = int(os.environ.get("RLHF_KILLS", "3"))
+# The deployment of rounds, on the ci profile, one round, with people as annotators.
+DEPLOY = """
+import sys
+from deployments.deploy import deploy, read_deployments
+from deployments.pools import read_pool
+from deployments.profiles import RoundsProfile, load_profile
+found = read_deployments()
+recipe = load_profile("rlhf/ci", sys.argv[2:], RoundsProfile).recipe.model_dump(mode="json")
+entries = [
+    entry.model_copy(update={"profile": "rlhf/ci", "schedules": [], "parameters": {"recipe": recipe}})
+    for entry in found.deployments if entry.entrypoint == "flows.rlhf.rlhf"
+]
+wanted = found.model_copy(update={"deployments": entries})
+deploy(wanted, read_pool("process", "llama2"), 2, {"home": sys.argv[1], "threads": 1}, "", print)
+"""
 
 
 def command(verb: str, profile: str, home: Path) -> list[str]:
@@ -100,3 +118,48 @@ def test_killed_anywhere_rounds_end_as_if_nothing_had_been(
     run(command("rlhf", "rlhf/ci", home))
     assert killed
     assert weights(home) == weights(whole)
+
+
+@pytest.mark.timeout(1800)
+def test_people_are_waited_for_without_a_process(beginning: Path, tmp_path: Path) -> None:
+    home = tmp_path / "var"
+    shutil.copytree(beginning, home)
+    store, stack = Store(home / "artifacts"), Stack(home)
+    try:
+        people = "recipe.comparisons={batch: V, prompts: 80, annotator: {kind: people}}"
+        stack.python(DEPLOY, home, "recipe.rounds=1", people)
+        with stack.client() as client:
+            made = client.create_flow_run_from_deployment(client.read_deployment_by_name("rlhf/rounds").id)
+
+        def state() -> str:
+            with stack.client() as client:
+                found = client.read_flow_run(made.id).state
+            assert found and found.name not in ("Failed", "Crashed"), found
+            return str(found.name)
+
+        wait_for(lambda: state() == "Suspended", 600)
+        at_work = psutil.Process(stack.process.pid).children(recursive=True)
+        wait_for(lambda: not any("prefect.engine" in " ".join(each.cmdline()) for each in alive(at_work)), 60)
+
+        people_compare(store, "V-1")
+        page = subprocess.Popen(
+            [*COMMAND, "annotate", "--home", str(home), "--port", str(free_port())],
+            cwd=ROOT,
+            env=stack.environment,
+        )
+        try:
+            wait_for(lambda: state() == "Completed", 900)
+        finally:
+            page.terminate()
+            page.wait(60)
+        learned = store.resolve("comparisons")
+        assert learned.manifest.recipe["batch"] == "V-1"
+        name = f"comparisons/{learned.digest}"
+        models = [made for made in store.artifacts() if name in made.manifest.parents.values()]
+        assert {model.manifest.recipe.get("domain") for model in models} >= {"helpfulness", "safety"}
+    finally:
+        stack.down()
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
