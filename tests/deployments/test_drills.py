@@ -306,7 +306,9 @@ def test_the_clock_jumps(stack: Drills, home: Path, straight: str, tmp_path: Pat
     for jump in ("3600", "-3600"):
         clock.write_text(jump)
         time.sleep(5)
-    wait_for(lambda: not engine.is_running(), 400)  # until then its signs of life may look an hour old, and it Crashed
+    wait_for(
+        lambda: not engine.is_running(), 400
+    )  # until then its signs of life may look an hour old, and it Crashed
     wait_for(lambda: stack.now(made).state_name == "Completed", 60)
     assert weights(home) == straight
     nothing_is_left(home)
