@@ -1,9 +1,10 @@
 """lm-eval through our engine beside its own Hugging Face backend: same model, same tasks, one run.
 
 `python -m benchmarks.harness [--limit 20] [--threads 1] [--size 5M | --model DIR] [--tasks a,b]`. Without --model
-weights are random, widened so that likelihoods differ, and the tokenizer is trained on WikiText-2. For each task: how
-far log-likelihoods are apart, whether greedy texts and scores are the same, and the seconds that each backend takes to
-answer, of the processor where there is no GPU: other programs' work does not count.
+weights are random, widened so that likelihoods differ, and the tokenizer is trained on WikiText-2; a limit of 0 asks
+whole sets. For each task: how far log-likelihoods are apart, whether greedy texts and scores are the same (tasks that
+sample are made greedy), and the seconds that each backend takes to answer, of the processor where there is no GPU:
+other programs' work does not count. The last lines add tasks up.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,19 +50,26 @@ TASKS = (
     ("truthfulqa_mc2", 0),
     ("boolq", 0),
     ("commonsense_qa", 7),
-    ("mmlu_anatomy", 5),
-    ("mmlu_high_school_us_history", 5),
-    ("cmmlu_agronomy", 5),
+    ("mmlu", 5),
+    ("cmmlu", 5),
     ("arc_challenge", 25),
     ("gsm8k_cot", 8),
     ("math_4shot", 4),
     ("nq_open", 5),
     ("squad", 0),
-    ("bbh_cot_fewshot_date_understanding", 3),
+    ("bbh_cot_fewshot", 3),
     ("svamp", 0),
     ("mawps", 0),
+    ("toxigen_prompts", 0),
+    ("truthfulqa_judged", 0),
 )
-"""Task and shots."""
+"""Task, or the family whose subjects' files are there, and shots."""
+FAMILIES = {
+    "mmlu": ("mmlu_redux", "mmlu_*.csv"),
+    "cmmlu": ("cmmlu", "*.csv"),
+    "bbh_cot_fewshot": ("bbh", "*.json"),
+}
+"""Family -> folder of its subjects' files."""
 CONTEXT = 4096
 BATCH = 16
 """Of the Hugging Face backend, and our slots."""
@@ -105,15 +114,31 @@ def trained_model(path: Path) -> tuple[Transformer, Tokenizer]:
     return assembled(replace(opened, config=longer)), opened.tokenizer
 
 
+def subjects(data: Path) -> Iterator[tuple[str, str, int]]:
+    """Give every task with the name in the list above, and its shots."""
+    for name, shots in TASKS:
+        if name not in FAMILIES:
+            yield name, name, shots
+            continue
+        folder, files = FAMILIES[name]
+        for path in sorted((data / folder).glob(files)):
+            yield name, f"{name}_{path.stem.removeprefix('mmlu_')}", shots
+
+
 def compare(
     name: str, shots: int, local: dict[str, Path], theirs: Any, mine: HarnessModel, limit: int, scratch: Path
-) -> None:
-    asked = BenchmarkRecipe(tasks=(TaskRecipe(name=name, shots=shots),), limit=limit)
+) -> tuple[bool, list[float]]:
+    """Print a task's line; return whether it is answered with texts, and the seconds of theirs and of ours."""
+    asked = BenchmarkRecipe(tasks=(TaskRecipe(name=name, shots=shots),), limit=limit or None)
     seconds, samples, results = [], [], []
     for lm in (theirs, mine):
         tasks = load_tasks(asked, local, scratch)
+        for task in tasks["tasks"].values():
+            if task.config.generation_kwargs:
+                greedy = {"do_sample": False, "temperature": 0.0}
+                task.set_config("generation_kwargs", greedy, update=True)
         timed = Timed(lm)
-        found: Any = evaluate(lm, tasks, limit=limit, bootstrap_iters=0)
+        found: Any = evaluate(lm, tasks, limit=limit or None, bootstrap_iters=0)
         seconds.append(timed.seconds)
         samples.append(next(iter(found["samples"].values())))
         results.append(next(iter(found["results"].values())))
@@ -130,6 +155,7 @@ def compare(
     ratio = seconds[0] / seconds[1]
     counts = f"{name:36} {shots:>5} {len(samples[0]):>5} {kind:>14} {equal:>7}"
     print(f"{counts} {seconds[0]:8.2f} {seconds[1]:8.2f} {ratio:6.1f}x", flush=True)
+    return bool(texts), seconds
 
 
 def _near(one: Any, other: Any) -> bool:
@@ -168,11 +194,17 @@ def main() -> None:
         print(
             f"{'task':36} {'shots':>5} {'n':>5} {'apart or same':>14} {'scores':>7} {'theirs s':>8} {'ours s':>8}"
         )
-        for name, shots in TASKS:
-            if name in (chosen.tasks or name).split(","):
+        spent = {False: [0.0, 0.0], True: [0.0, 0.0]}
+        for listed, name, shots in subjects(chosen.data):
+            if {listed, name} & set((chosen.tasks or name).split(",")):
                 answers = Answers(folder / f"{name}-{shots}.jsonl", folder / "metrics.jsonl")
                 mine = HarnessModel(model.to(device), tokenizer, answers, slots=BATCH)
-                compare(name, shots, local, theirs, mine, chosen.limit, folder / "rows")
+                texts, seconds = compare(name, shots, local, theirs, mine, chosen.limit, folder / "rows")
+                spent[texts] = [sum(pair) for pair in zip(spent[texts], seconds, strict=True)]
+        for texts, (theirs_s, ours_s) in spent.items():
+            if ours_s:
+                kind = "all that is generated" if texts else "all of likelihoods"
+                print(f"{kind:73} {theirs_s:8.1f} {ours_s:8.1f} {theirs_s / ours_s:6.1f}x")
 
 
 if __name__ == "__main__":
