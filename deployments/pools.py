@@ -10,6 +10,7 @@ from prefect.utilities.dispatch import lookup_type
 from prefect.workers.base import BaseWorker
 from pydantic import Field
 
+from deployments.services.flow_process import MODULE
 from llama2_core.config import Record
 from llama2_core.errors import ConfigError
 
@@ -60,7 +61,7 @@ def read_pool(type: str, name: str) -> Pool:
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     pool = Pool.model_validate({**values, "name": name, "type": type})
     if type == "process":  # this Python, in the worker's process group: it ends with the worker
-        pool = pool.model_copy(update={"job_variables": {"command": f"{sys.executable} -m prefect.engine"}})
+        pool = pool.model_copy(update={"job_variables": {"command": f"{sys.executable} -m {MODULE}"}})
     return pool
 
 

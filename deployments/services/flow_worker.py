@@ -6,13 +6,11 @@ A worker that was killed took its flow runs with it, and nobody told the server.
 import os
 import socket
 import sys
-from collections.abc import Sequence
 
 import psutil
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -21,9 +19,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed, Scheduled
 
-AT_WORK = FlowRunFilterState(
-    type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING, StateType.CANCELLING])
-)
+from deployments.services.flow_process import MODULE, subflow_runs
+
+AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
 
 
 def main(pool: str) -> None:
@@ -47,13 +45,13 @@ def main(pool: str) -> None:
 def set_straight(client: SyncPrefectClient, pool: str) -> list[str]:
     """Say of flow runs of this machine whose process is gone that they crashed, and schedule anew those without one."""
     found = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=AT_WORK),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK))),
         work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
     )
     said = []
     for run in found:
         if state := true_state(run):
-            for lost in [*_children(client, [run]), run]:
+            for lost in [*subflow_runs(client, [run], AT_WORK), run]:
                 client.set_flow_run_state(lost.id, state if lost is run else _ended(lost), force=True)
             said.append(f"Flow run {run.name} was {run.state_name}, is {state.name}.")
     return said
@@ -65,13 +63,13 @@ def true_state(run: FlowRun) -> State | None:
     if not pid:
         return Scheduled() if run.state_type == StateType.PENDING else None
     elsewhere = host and host != socket.gethostname()
-    return None if elsewhere or _is_engine(int(pid)) else _ended(run)
+    return None if elsewhere or _runs_a_flow(int(pid)) else _ended(run)
 
 
-def _is_engine(pid: int) -> bool:
-    """Tell whether a process is Prefect's of a flow run: pids are used again."""
+def _runs_a_flow(pid: int) -> bool:
+    """Tell whether a process is a flow run's: pids are used again."""
     try:
-        return "prefect.engine" in psutil.Process(pid).cmdline()
+        return MODULE in psutil.Process(pid).cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
@@ -80,15 +78,6 @@ def _ended(run: FlowRun) -> State:
     if run.state_type == StateType.CANCELLING:
         return Cancelled(message="Its process has ended.")
     return Crashed(message="Its process was gone when its worker was started again.")
-
-
-def _children(client: SyncPrefectClient, parents: Sequence[FlowRun]) -> list[FlowRun]:
-    """Return the subflow runs at work, the innermost first."""
-    if not parents:
-        return []
-    parent = FlowRunFilterParentFlowRunId(any_=[run.id for run in parents])
-    found = client.read_flow_runs(flow_run_filter=FlowRunFilter(state=AT_WORK, parent_flow_run_id=parent))
-    return [*_children(client, found), *found]
 
 
 if __name__ == "__main__":

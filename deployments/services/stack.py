@@ -72,15 +72,12 @@ def worker(prefect_port: int, pool: str = POOL) -> Part:
         "PREFECT_WORKER_WEBSERVER_HOST": HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": str(port),
         "PREFECT_WORKER_QUERY_SECONDS": "5",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
     }
     command = ["deployments.services.flow_worker", pool]
     return Part("Worker", port, command, "health", environment, WORKER_STOP_SECONDS, killed_when_silent=False)
 
 
-HEARTBEAT_SECONDS = 30
-"""Between the signs of life of a flow run; the least that Prefect takes."""
 WORKER_STOP_SECONDS = 45.0
 """A flow run has that long to have its training saved and to say how it ended."""
 

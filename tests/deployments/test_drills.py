@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from tests.stack import COMMAND, Mlflow, Stack, run, wait_for
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
+ZOMBIE_SECONDS = 180
+"""Within them the automation has called a silent run Crashed: 90 s, a minute for late signs, and its own rounds."""
 AWAY_SECONDS = float(os.environ.get("MLFLOW_AWAY", "120"))
 CLOCK = r"""
 #define _GNU_SOURCE
@@ -124,6 +126,19 @@ def is_worker(process: psutil.Process, home: Path) -> bool:
         works = "tasks.worker" in process.cmdline()
         return works and str(Path(f"/proc/{process.pid}/fd/1").readlink()).startswith(str(home))
     return False
+
+
+@contextmanager
+def paused(process: psutil.Process) -> Iterator[None]:
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def is_named(run: FlowRun, state: str) -> bool:
+    return bool(run.state and run.state.name == state)
 
 
 def at_work(home: Path) -> list[psutil.Process]:
@@ -302,14 +317,28 @@ def test_the_clock_jumps(stack: Drills, home: Path, straight: str, tmp_path: Pat
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     clock.write_text("0")
     made = stack.begin(home, {"env": {"LD_PRELOAD": str(library), "CLOCK_JUMP": str(clock)}})
-    stack.trains(home, made)
+    _, worker = stack.trains(home, made)
     for jump in ("3600", "-3600"):
         clock.write_text(jump)
         time.sleep(5)
+    with paused(worker):  # so that signs of life are sent, and looked at, while the clock is behind
+        time.sleep(ZOMBIE_SECONDS)
+    assert is_named(stack.now(made), "Running")
     stack.ends(made, "Completed")
     assert weights(home) == straight
     nothing_is_left(home)
     assert trained(home).manifest.wall_seconds < 1200
+
+
+def test_the_machine_sleeps(stack: Drills, home: Path, straight: str) -> None:
+    made = stack.begin(home)
+    engine, worker = stack.trains(home, made)
+    with paused(worker), paused(engine):
+        wait_for(lambda: is_named(stack.now(made), "Crashed"), 2 * ZOMBIE_SECONDS)
+    wait_for(lambda: is_named(stack.now(made), "Running"), 60)
+    stack.ends(made, "Completed")
+    assert weights(home) == straight
+    nothing_is_left(home)
 
 
 def test_it_is_cancelled(stack: Drills, home: Path, straight: str) -> None:

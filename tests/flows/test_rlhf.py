@@ -139,7 +139,7 @@ def test_people_are_waited_for_without_a_process(beginning: Path, tmp_path: Path
 
         wait_for(lambda: state() == "Suspended", 600)
         at_work = psutil.Process(stack.process.pid).children(recursive=True)
-        wait_for(lambda: not any("prefect.engine" in " ".join(each.cmdline()) for each in alive(at_work)), 60)
+        wait_for(lambda: not any("flow_process" in " ".join(each.cmdline()) for each in alive(at_work)), 60)
 
         people_compare(store, "V-1")
         page = subprocess.Popen(

@@ -38,7 +38,7 @@ def test_a_run_whose_process_is_gone_is_not_at_work(
 
 
 def test_a_run_whose_process_lives_is_left_alone() -> None:
-    waiting = [sys.executable, "-c", "input()", "-m", "prefect.engine"]
+    waiting = [sys.executable, "-c", "input()", "-m", "deployments.services.flow_process"]
     with subprocess.Popen(waiting, stdin=subprocess.PIPE) as process:
         assert true_state(run(StateType.RUNNING, str(process.pid))) is None
         process.communicate(b"\n")
