@@ -11,7 +11,7 @@ from llama2_core.config import ModelConfig
 
 
 class KVCache:
-    """Keys and values of every layer, [layers, B, capacity, K, E]; slot t of a row holds its position t.
+    """Keys and values of every layer, [layers, B, K, capacity, E]; slot t of a row holds its position t.
 
     Behind a stem, a cache of one row with which all rows begin, it holds the t-th position after it.
     """
@@ -20,19 +20,26 @@ class KVCache:
         self, config: ModelConfig, rows: int, capacity: int, like: Tensor, stem: "KVCache | None" = None
     ) -> None:
         self.stem = stem
-        shape = (config.n_layers, rows, capacity, config.n_kv_heads, config.head_dim)
+        shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
         self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.values = torch.zeros_like(self.keys)
 
+    @property
+    def capacity(self) -> int:
+        return self.keys.shape[3]
+
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values, views [B, capacity, K, E]."""
+        return self.keys[layer].transpose(1, 2), self.values[layer].transpose(1, 2)
+
     def at(self, positions: Tensor) -> "CacheWindow":
         """Return the window through which a forward pass of tokens at these positions [B, T] sees the cache."""
-        return CacheWindow(self, positions - (self.stem.keys.shape[2] if self.stem else 0))
+        return CacheWindow(self, positions - (self.stem.capacity if self.stem else 0))
 
     def replace_rows(self, rows: Tensor, other: "KVCache", other_rows: Tensor) -> None:
         """Copy rows of a shorter cache over the given rows of this one."""
-        capacity = other.keys.shape[2]
-        self.keys[:, rows, :capacity] = other.keys[:, other_rows]
-        self.values[:, rows, :capacity] = other.values[:, other_rows]
+        self.keys[:, rows, :, : other.capacity] = other.keys[:, other_rows]
+        self.values[:, rows, :, : other.capacity] = other.values[:, other_rows]
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop every other row."""
@@ -43,7 +50,7 @@ def behind(stem: KVCache | None, visible: Tensor | None) -> Tensor | None:
     """Return what rows see, bool [B, 1, T, slots], with the stem before it; a single query attends to it apart."""
     if stem is None or visible is None or visible.shape[2] == 1:
         return visible
-    return F.pad(visible, (stem.keys.shape[2], 0), value=True)
+    return F.pad(visible, (stem.capacity, 0), value=True)
 
 
 def joined(
@@ -53,7 +60,10 @@ def joined(
     if stem is None or queries == 1:
         return keys, values
     parts = ((stem.keys[layer], keys), (stem.values[layer], values))
-    joined_keys, joined_values = (torch.cat([of.expand(len(own), -1, -1, -1), own], 1) for of, own in parts)
+    joined_keys, joined_values = (
+        torch.cat([of.expand(len(own), -1, -1, -1), own.transpose(1, 2)], 2).transpose(1, 2)
+        for of, own in parts
+    )
     return joined_keys, joined_values
 
 
@@ -63,7 +73,9 @@ class CacheWindow:
     def __init__(self, cache: KVCache, positions: Tensor) -> None:
         self.stem = cache.stem
         end = int(positions.max()) + 1
-        self.keys, self.values = cache.keys[:, :, :end].unbind(), cache.values[:, :, :end].unbind()
+        self.keys, self.values = (
+            of[:, :, :, :end].transpose(2, 3).unbind() for of in (cache.keys, cache.values)
+        )
         self.places = torch.arange(len(positions), device=positions.device).unsqueeze(1), positions
         slots = torch.arange(end, device=positions.device)
         alone = positions.numel() == 1  # the newest position of the only row sees everything

@@ -11,11 +11,12 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llama2_core.cache import KVCache
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
+from llama2_core.linear import Linear
 from llama2_core.model import Transformer
 from llama2_core.sampling import discourage, sample_tokens
 
@@ -261,7 +262,7 @@ class _Slots:
 def _head(model: Transformer, rows: int) -> Callable[[Tensor], Tensor]:
     """Return the output layer; for a row or two a CPU reads a copy with the vocabulary last, twice as fast."""
     weight = model.output.weight
-    if rows > 2 or type(model.output) is not nn.Linear or weight.device.type != "cpu":
+    if rows > 2 or type(model.output) is not Linear or weight.device.type != "cpu":
         return model.output
     columns = weight.t().contiguous()
     return lambda hidden: hidden @ columns

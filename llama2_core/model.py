@@ -89,7 +89,7 @@ class Attention(nn.Module):
         if window:
             k, v = window.extend(layer, k, v)
         if length == 1 and window and (stem := window.stem):
-            out = attend_behind(q, k, v, window.visible, stem.keys[layer], stem.values[layer])
+            out = attend_behind(q, k, v, window.visible, *stem.of(layer))
         else:
             out = attend(q, k, v, window, self.dropout if self.training else 0.0)
         return self.wo(out.reshape(rows, length, -1))
@@ -143,7 +143,7 @@ class Transformer(nn.Module):
         self.dropout = make_dropout(config)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = make_norm(config)
-        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.output = Linear(config.dim, config.vocab_size)
         if config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
 

@@ -20,6 +20,7 @@ from llama2_core.interop.gguf import Quantization
 from llama2_core.interop.peft import with_adapter
 from llama2_core.interop.sentences import SENTENCES
 from llama2_core.interop.source import OpenModel
+from llama2_core.linear import linear
 from llama2_core.model import Block, RMSNorm, Transformer
 from llama2_core.positions import rotary_table, turns
 from llama2_core.tensors import read_json
@@ -253,4 +254,4 @@ def logits(model: OpenModel, tokens: Tensor) -> Tensor:
     for layer in range(config.n_layers):
         x = functional_call(block, under(f"layers.{layer}."), (x, rotary, None, layer))
     x = functional_call(norm, under("norm."), (x,))
-    return F.linear(x, under("tok_embeddings." if config.tied_embeddings else "output.")["weight"])
+    return linear(x, under("tok_embeddings." if config.tied_embeddings else "output.")["weight"])
