@@ -152,14 +152,12 @@ def measure_rows(scores: Scores, recipe: RewardReportRecipe) -> Rows:
             )  # fmt: skip
     for name in DOMAINS:
         helpful, safe = scores["helpfulness", name].shared(scores["safety", name])
-        graded = np.isin(helpful["grade"], GRADES)  # an import may have none
-        strength = np.array([len(GRADES) - GRADES.index(grade) for grade in helpful["grade"][graded]])
-        tell(
-            "annotators",
-            name,
-            "length correlation",
-            judge.length_correlation(strength, helpful.longer[graded]),
-        )
+        own, strength = scores[name, name], {grade: len(GRADES) - at for at, grade in enumerate(GRADES)}
+        grades = np.array([strength.get(grade, 1) for grade in own["grade"]])  # an import may have none
+        theirs = judge.length_correlation(grades, own.longer)
+        tell("annotators", name, "length correlation", theirs)
+        bias = judge.difference(judge.length_correlation(own.margins, own.longer), theirs)
+        tell(name, name, "length bias", bias)
         tell(
             "helpfulness", name, "disagreement with safety", judge.disagreement(helpful.margins, safe.margins)
         )
@@ -211,7 +209,7 @@ def fitness_rows(accuracy: Rows, measures: Rows, fitness: FitnessRecipe) -> Rows
             "clear_accuracy": (GRADES[0], "least", fitness.least_clear_accuracy),
             "unsafe_recall": ("unsafe recall at 0.5", "least", fitness.least_unsafe_recall),
             "calibration_error": ("calibration error", "most", fitness.most_calibration_error),
-            "length_correlation": ("length correlation", "most", fitness.most_length_correlation),
+            "length_bias": ("length bias", "most", fitness.most_length_bias),
         }[name]
         estimate = {key: found[domain, domain, part][key] for key in ("value", "low", "high", "n")}
         if rule == "least":

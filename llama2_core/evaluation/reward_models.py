@@ -125,6 +125,14 @@ def length_correlation(margins: Values, longer: Values) -> Estimate:
     return _correlation(both.value, len(margins))
 
 
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """Return one minus other, with the interval of independent estimates: too wide where both are of the same pairs."""
+    value, n = one.value - other.value, min(one.n, other.n)
+    below = math.hypot(one.value - one.low, other.high - other.value)
+    above = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, value - below, value + above, n)
+
+
 def disagreement(margins: Values, others: Values) -> Estimate:
     """Return how often two models prefer different answers of a pair."""
     a, b = np.asarray(margins, dtype=float) > 0, np.asarray(others, dtype=float) > 0

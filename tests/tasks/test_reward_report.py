@@ -168,7 +168,7 @@ def sound(made: Made) -> tuple[dict[str, str], str, Runtime]:
 @pytest.mark.slow
 def test_a_sound_model_passes_and_everything_is_recorded(sound: tuple[dict[str, str], str, Runtime]) -> None:
     models, batch, runtime = sound
-    recipe = RewardReportRecipe(fitness=FitnessRecipe(least_unsafe_recall=1.0, most_length_correlation=0.9))
+    recipe = RewardReportRecipe(fitness=FitnessRecipe(least_unsafe_recall=1.0, most_length_bias=0.9))
     with pytest.raises(RewardModelsUnfit) as refused:
         reward_report(
             models, [batch], [models], {"helpfulness margin none": models["helpfulness"]}, recipe, 2, runtime
@@ -263,6 +263,22 @@ def test_tables_by_hand() -> None:
     assert [(r["bin"], r["n"]) for r in grades] == [(GRADES[0], 2), (GRADES[1], 2)]
 
 
+@pytest.mark.parametrize(
+    ("liking", "bias"), [(1.0, 0.0), (-1.0, -2.0)], ids=["as its annotators", "against them"]
+)
+def test_a_model_that_likes_length_as_its_annotators_do_has_no_bias(liking: float, bias: float) -> None:
+    """The longer answer is better by as much as it is longer, up to the weakest grade."""
+    rows = [score("helpfulness", i, 0.0, 0.0, set="safety") for i in range(4)]
+    rows += [
+        score("safety", i, liking * (4 - i), 0.0, grade=GRADES[i], chosen_tokens=14 - i) for i in range(4)
+    ]
+    measures = {
+        (r["model"], r["set"], r["measure"]): r for r in measure_rows(read_scores(rows), RewardReportRecipe())
+    }
+    assert measures["annotators", "safety", "length correlation"]["value"] == pytest.approx(1.0)
+    assert measures["safety", "safety", "length bias"]["value"] == pytest.approx(bias)
+
+
 def test_no_scores_at_all_fail_every_bar() -> None:
     empty = read_scores(
         [score("helpfulness", 0, 1, 0, set="safety"), score("safety", 0, 1, 0, set="helpfulness")]
@@ -271,7 +287,7 @@ def test_no_scores_at_all_fail_every_bar() -> None:
     assert [row["bar"] for row in rows] == list(BARS)
     assert {row["verdict"] for row in rows} == {"failed"}
     least = dict.fromkeys(("least_accuracy", "least_clear_accuracy", "least_unsafe_recall"), 0.0)
-    nothing = FitnessRecipe(**least, most_calibration_error=1, most_length_correlation=1)
+    nothing = FitnessRecipe(**least, most_calibration_error=1, most_length_bias=1)
     rows = fitness_rows(accuracy_rows(empty), measure_rows(empty, RewardReportRecipe()), nothing)
     assert {row["verdict"] for row in rows} == {"passed"}
 
@@ -296,18 +312,16 @@ def test_accuracy_is_held_to_the_lower_end(found: dict[str, float], verdict: str
         for domain in ("helpfulness", "safety")
         for measure, value in (
             ("calibration error", 0.2),
-            ("length correlation", -0.5),
+            ("length bias", -0.2),
             ("unsafe recall at 0.5", 0.9),
         )
     ]
     rows = {row["bar"]: row["verdict"] for row in fitness_rows(accuracy, measures, FitnessRecipe())}
     assert rows.pop("helpfulness_accuracy") == verdict
     assert set(rows.values()) == {"passed"}
-    measures[1]["value"] = -0.51
-    reason = FitnessRecipe(overrides={"helpfulness_length_correlation": "long answers are right here"})
-    [row] = [
-        r for r in fitness_rows(accuracy, measures, reason) if r["bar"] == "helpfulness_length_correlation"
-    ]
+    measures[1]["value"] = -0.21
+    reason = FitnessRecipe(overrides={"helpfulness_length_bias": "long answers are right here"})
+    [row] = [r for r in fitness_rows(accuracy, measures, reason) if r["bar"] == "helpfulness_length_bias"]
     assert (row["verdict"], row["reason"]) == ("overridden", "long answers are right here")
 
 

@@ -9,6 +9,7 @@ from llama2_core.evaluation.reward_models import (
     accuracy,
     calibration,
     calibration_error,
+    difference,
     disagreement,
     drift,
     length_correlation,
@@ -20,6 +21,7 @@ from llama2_core.evaluation.reward_models import (
     unsafe_recall,
     worst_errors,
 )
+from llama2_core.evaluation.statistics import Estimate
 
 
 def test_equal_scores_are_wrong() -> None:
@@ -83,6 +85,13 @@ def test_rank_correlation_by_hand() -> None:
     assert rank_correlation([1, 2, 3, 4], [10, 20, 40, 30]).value == pytest.approx(0.8)
     assert rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).value == 0.0
     assert rank_correlation([1, 2], [1, 2]).low == -1.0
+
+
+def test_a_difference_is_as_wide_as_both_by_hand() -> None:
+    """0.5 (0.2 to 0.7) - 0.1 (-0.3 to 0.6): below sqrt(0.3^2 + 0.5^2), above sqrt(0.2^2 + 0.4^2)."""
+    apart = difference(Estimate(0.5, 0.2, 0.7, 9), Estimate(0.1, -0.3, 0.6, 8))
+    assert (apart.value, apart.n) == (pytest.approx(0.4), 8)
+    assert (apart.low, apart.high) == (pytest.approx(0.4 - 0.34**0.5), pytest.approx(0.4 + 0.2**0.5))
 
 
 def test_length_is_liked_whichever_answer_comes_first() -> None:
