@@ -71,10 +71,6 @@ FAMILIES = {
 }
 """Family -> folder of its subjects' files."""
 CONTEXT = 4096
-BATCH = 16
-"""Of the Hugging Face backend, and our slots."""
-
-
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
 
@@ -168,6 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--limit", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=16, help="Of the Hugging Face backend, and our slots.")
     parser.add_argument("--size", default="5M", choices=PRESETS)
     parser.add_argument(
         "--model", type=Path, help="A trained one, which ends its answers; its context is raised."
@@ -187,9 +184,12 @@ def main() -> None:
         save_model(folder / "ours", model, tokenizer)
         convert(folder / "ours", folder / "theirs", "huggingface")
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        theirs = HFLM(pretrained=str(folder / "theirs"), device=device, batch_size=BATCH, dtype="float32")
+        theirs = HFLM(
+            pretrained=str(folder / "theirs"), device=device, batch_size=chosen.batch, dtype="float32"
+        )
         print(
-            f"{chosen.model or chosen.size}, float32, {device}, {chosen.threads} threads, batches and slots of {BATCH}"
+            f"{chosen.model or chosen.size}, float32, {device}, {chosen.threads} threads, "
+            f"batches and slots of {chosen.batch}"
         )
         print(
             f"{'task':36} {'shots':>5} {'n':>5} {'apart or same':>14} {'scores':>7} {'theirs s':>8} {'ours s':>8}"
@@ -198,7 +198,7 @@ def main() -> None:
         for listed, name, shots in subjects(chosen.data):
             if {listed, name} & set((chosen.tasks or name).split(",")):
                 answers = Answers(folder / f"{name}-{shots}.jsonl", folder / "metrics.jsonl")
-                mine = HarnessModel(model.to(device), tokenizer, answers, slots=BATCH)
+                mine = HarnessModel(model.to(device), tokenizer, answers, slots=chosen.batch)
                 texts, seconds = compare(name, shots, local, theirs, mine, chosen.limit, folder / "rows")
                 spent[texts] = [sum(pair) for pair in zip(spent[texts], seconds, strict=True)]
         for texts, (theirs_s, ours_s) in spent.items():
