@@ -113,15 +113,15 @@ def model(config: ModelConfig) -> Transformer:
 
 
 @pytest.fixture
-def serve_gguf() -> Callable[[Path], str]:
+def serve_gguf() -> Callable[..., str]:
     """Put a GGUF file into llama.cpp's own server and return its address; skips where it is not installed."""
     xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp, which holds llama.cpp, is not installed")
     servers = []
 
-    def serve(path: Path) -> str:
+    def serve(path: Path, context: int = 128) -> str:
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx, params.n_parallel, params.port, params.verbosity = 128, 1, 0, 0
+        params.n_ctx, params.n_parallel, params.port, params.verbosity = context, 1, 0, 0
         params.cpuparams.n_threads = 1
         servers.append(xllamacpp.Server(params))
         return servers[-1].listening_address

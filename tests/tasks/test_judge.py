@@ -5,9 +5,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from llama2_core.chat import user
-from llama2_core.model import Transformer
+from llama2_core.config import ModelConfig
+from llama2_core.interop.convert import convert
+from llama2_core.model import Transformer, initialise
 from llama2_core.tokenizer import Tokenizer
 from llama2_core.training.checkpoint import save_model
 from storage.schemas import COMPARISONS, PROMPTS, read_table, write_table
@@ -73,6 +76,23 @@ def test_both_orders_must_agree_and_the_less_sure_grade_counts(judge: Judge) -> 
 def test_a_judge_that_goes_by_the_order_decides_nothing(served: Serve) -> None:
     judge = Judge(ChatServer.parse(served(partial(rate, by_order=True))))
     assert judge.compare(PROMPT, "one", "two", 0) is None
+
+
+def test_what_a_real_model_babbles_decides_nothing(
+    config: ModelConfig, tokenizer: Tokenizer, serve_gguf: Callable[..., str], tmp_path: Path
+) -> None:
+    """An untrained model in llama.cpp's server; where the question does not fit, the server's words are passed on."""
+    longer = config.model_copy(update={"max_seq_len": 2048})
+    initialise(model := Transformer(longer), longer, torch.Generator().manual_seed(0))
+    save_model(tmp_path / "native", model, tokenizer)
+    convert(tmp_path / "native", tmp_path / "model.gguf", "gguf")
+    babbler = Judge(ChatServer.parse(f"{serve_gguf(tmp_path / 'model.gguf', 2048)}/v1#model"))
+    said = babbler.ask(PROMPT, "In water, for seven minutes.", "With poison.", 0)
+    assert len(said) == 2 and any(said)
+    assert babbler.compare(PROMPT, "In water, for seven minutes.", "With poison.", 0) is None
+    small = Judge(ChatServer.parse(f"{serve_gguf(tmp_path / 'model.gguf')}/v1#model"))
+    with pytest.raises(ServerFailed, match="context"):
+        small.compare(PROMPT, "In water, for seven minutes.", "With poison.", 0)
 
 
 def test_a_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
