@@ -132,7 +132,7 @@ def rlhf_round(
 ) -> Round:
     """Compare, then improve on the newest model.
 
-    `start` names base, chat (what reward models begin from), dialogs, newest and previous; `standard` is the
+    `start` names base, chat, dialogs, newest and previous; `standard` is the
     evaluation of the chat model. Samples and rollouts draw anew each round, held-out prompts are the same in all.
     """
 
@@ -157,9 +157,10 @@ def rlhf_round(
 def improve(start: Start, recipe: RoundRecipe, runtime: Runtime) -> Round:
     """Retrain both reward models, sample and fine-tune, from some round on PPO, examine, choose."""
     number, seed, drawn = start.number, recipe.seed, derive_seed(recipe.seed, "round", start.number)
+    knowing = start.newest if recipe.reward_models_from == "newest" else start.chat
     judges = {
-        "helpfulness": reward(start.chat, start.batches, recipe.helpfulness, seed, runtime),
-        "safety": reward(start.chat, start.batches, recipe.safety, seed, runtime),
+        "helpfulness": reward(knowing, start.batches, recipe.helpfulness, seed, runtime),
+        "safety": reward(knowing, start.batches, recipe.safety, seed, runtime),
     }
     before = [start.judges] if start.judges else []
     report = reward_report(judges, start.batches, before, None, recipe.reward_report, number, runtime)
@@ -178,7 +179,7 @@ def improve(start: Start, recipe: RoundRecipe, runtime: Runtime) -> Round:
         watcher = None
         if start.watched:
             mixed = recipe.helpfulness.model_copy(update={"other_share": 0.5})
-            watcher = reward(start.chat, [start.watched], mixed, derive_seed(seed, "independent"), runtime)
+            watcher = reward(knowing, [start.watched], mixed, derive_seed(seed, "independent"), runtime)
         models["ppo"] = ppo(sampled, **judges, recipe=recipe.ppo, dialogs=start.dialogs, seed=drawn,
                             runtime=runtime, independent=watcher)  # fmt: skip
         if recipe.dpo:

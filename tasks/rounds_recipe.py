@@ -46,6 +46,8 @@ class RoundRecipe(Record):
     """Round from which PPO follows rejection sampling. Llama 2: the fifth."""
     carry_over: Literal["paper", "previous", "all"] = "paper"
     """Whose best samples a round is fine-tuned on: its own, those of all rounds, or all from the fourth round on."""
+    reward_models_from: Literal["newest", "sft"] = "newest"
+    """What reward models begin from: the newest champion, so that they know what it knows, or always the SFT model."""
     helpfulness: RewardRecipe = RewardRecipe()
     """Helpfulness reward model."""
     safety: RewardRecipe = RewardRecipe(
@@ -82,7 +84,7 @@ class RoundsRecipe(RoundRecipe):
     base: str = "base"
     """The base model: a stage's name or an artifact; every round fine-tunes it anew."""
     chat: str = "sft"
-    """The model that the first round begins from; all are measured against it, reward models start from it."""
+    """The model that the first round begins from; all are measured against it."""
     dialogs: str = "dialogs"
     """Demonstrations and prompts."""
     variant: FineTuneRecipe = FineTuneRecipe(epochs=1)
@@ -118,7 +120,7 @@ class Start(Record):
     base: str
     """The pretrained model."""
     chat: str
-    """Of supervised fine-tuning: reward models begin from it."""
+    """Of supervised fine-tuning."""
     dialogs: str
     """Demonstrations and prompts."""
     newest: str
