@@ -105,7 +105,8 @@ def held_against(candidate: str, other: str, recipe: RoundGateRecipe, runtime: R
     lost = losses(mine, theirs)
     refused = [f"{suite} loses {loss:.3f}" for suite, loss in lost.items() if loss > recipe.most_loss]
     if rate["value"] < recipe.least_win_rate or rate["low"] < recipe.least_sure_win_rate:
-        refused.append(f"the win rate is {interval(rate)}")
+        sure = 100 * recipe.least_sure_win_rate
+        refused.append(f"the win rate must be {100 * recipe.least_win_rate:g}, its lower end {sure:g}")
     return {"win_rate": rate, "losses": lost, "refused": refused}
 
 
