@@ -11,7 +11,8 @@ import pytest
 
 from deployments.services.prefect_server import free_port
 from storage.artifacts import Store
-from storage.preference_log import read_ratings
+from storage.preference_events import BatchFrozen
+from storage.preference_log import read_events, read_ratings
 from tests.stack import COMMAND, ROOT, environment, run, wait_for
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1800)]
@@ -78,6 +79,9 @@ def test_people_rate_by_commands_alone(tmp_path: Path) -> None:
 
         wait_for(answers, 120)
         given = [rate_everything(page, token) for token in tokens]
+        wait_for(
+            lambda: any(isinstance(event, BatchFrozen) for event in read_events(home / "preferences")), 60
+        )
     finally:
         served.terminate()
         served.wait(60)
