@@ -14,11 +14,13 @@ from pathlib import Path
 
 NAME = "prefect.db"
 EMPTY = Path(sys.prefix) / "share" / "llama2-pipeline" / f"prefect-{version('prefect')}.db"
+SETTINGS = {"PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"}
+"""Where they are set, the database is another."""
 
 
 def begin_with_empty(home: Path) -> None:
     """Copy it to a home of Prefect's that has none; without a copy Prefect's server makes its own."""
-    if not EMPTY.exists() or (home / NAME).exists():
+    if not EMPTY.exists() or (home / NAME).exists() or SETTINGS & os.environ.keys():
         return
     with tempfile.TemporaryDirectory(dir=home) as folder, suppress(FileExistsError):
         os.link(shutil.copy(EMPTY, folder), home / NAME)  # not over one that another process has begun

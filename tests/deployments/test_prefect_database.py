@@ -26,6 +26,19 @@ def test_a_copy_is_what_prefect_would_make(tmp_path: Path, monkeypatch: pytest.M
         assert database.execute("select count(*) from flow_run").fetchall() == [(0,)]
 
 
+@pytest.mark.parametrize(
+    "setting", ["PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+)
+def test_where_the_database_is_a_server_there_is_no_copy(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_database, "EMPTY", tmp_path / "empty.db")
+    (tmp_path / "empty.db").write_bytes(b"empty")
+    monkeypatch.setenv(setting, "postgresql+asyncpg://llama2@127.0.0.1/prefect")
+    begin_with_empty(tmp_path)
+    assert not (tmp_path / NAME).exists()
+
+
 def test_a_database_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefect_database, "EMPTY", tmp_path / "empty.db")
     (tmp_path / "empty.db").write_bytes(b"empty")
