@@ -46,8 +46,8 @@ class RoundRecipe(Record):
     """Round from which PPO follows rejection sampling. Llama 2: the fifth."""
     carry_over: Literal["paper", "previous", "all"] = "paper"
     """Whose best samples a round is fine-tuned on: its own, those of all rounds, or all from the fourth round on."""
-    reward_models_from: Literal["newest", "sft"] = "newest"
-    """What reward models begin from: the newest champion, so that they know what it knows, or always the SFT model."""
+    reward_models_from: Literal["sft", "newest"] = "sft"
+    """What reward models begin from: always the SFT model, or the newest champion. Llama 2: "chat checkpoints"."""
     helpfulness: RewardRecipe = RewardRecipe()
     """Helpfulness reward model."""
     safety: RewardRecipe = RewardRecipe(
