@@ -113,8 +113,8 @@ def rlhf(recipe: RoundsRecipe = RoundsRecipe(), runtime: Runtime = Runtime()) ->
             await_annotators(batch, newest, previous, dialogs, recipe.seed, tracked)
             start = {"base": base, "chat": chat, "dialogs": dialogs, "newest": newest, "previous": previous}
             made = rlhf_round(number, start, standard, rounds, recipe, tracked)
-            if made.champion != newest:
-                newest, previous = made.champion, newest
+            refused = made.models[CANDIDATES[0]]  # compared next, so that reward models learn what is wrong with it
+            newest, previous = (made.champion, newest) if made.champion != newest else (newest, refused)
             rounds.append(made)
         page, stages = rounds_report(recipe, standard, rounds, tracked)
         finish_run(stages, page, tracked)
