@@ -113,7 +113,9 @@ def rlhf(recipe: RoundsRecipe = RoundsRecipe(), runtime: Runtime = Runtime()) ->
             await_annotators(batch, newest, previous, dialogs, recipe.seed, tracked)
             start = {"base": base, "chat": chat, "dialogs": dialogs, "newest": newest, "previous": previous}
             made = rlhf_round(number, start, standard, rounds, recipe, tracked)
-            refused = made.models[CANDIDATES[0]]  # compared next, so that reward models learn what is wrong with it
+            refused = made.models[
+                CANDIDATES[0]
+            ]  # compared next, so that reward models learn what is wrong with it
             newest, previous = (made.champion, newest) if made.champion != newest else (newest, refused)
             rounds.append(made)
         page, stages = rounds_report(recipe, standard, rounds, tracked)
