@@ -113,10 +113,7 @@ def rlhf(recipe: RoundsRecipe = RoundsRecipe(), runtime: Runtime = Runtime()) ->
             await_annotators(batch, newest, previous, dialogs, recipe.seed, tracked)
             start = {"base": base, "chat": chat, "dialogs": dialogs, "newest": newest, "previous": previous}
             made = rlhf_round(number, start, standard, rounds, recipe, tracked)
-            refused = made.models[
-                CANDIDATES[0]
-            ]  # compared next, so that reward models learn what is wrong with it
-            newest, previous = (made.champion, newest) if made.champion != newest else (newest, refused)
+            newest, previous = made.next_pair(newest)
             rounds.append(made)
         page, stages = rounds_report(recipe, standard, rounds, tracked)
         finish_run(stages, page, tracked)
@@ -159,7 +156,7 @@ def rlhf_round(
 def improve(start: Start, recipe: RoundRecipe, runtime: Runtime) -> Round:
     """Retrain both reward models, sample and fine-tune, from some round on PPO, examine, choose."""
     number, seed, drawn = start.number, recipe.seed, derive_seed(recipe.seed, "round", start.number)
-    knowing = start.newest if recipe.reward_models_from == "newest" else start.chat
+    knowing = recipe.reward_start(start)
     judges = {
         "helpfulness": reward(knowing, start.batches, recipe.helpfulness, seed, runtime),
         "safety": reward(knowing, start.batches, recipe.safety, seed, runtime),

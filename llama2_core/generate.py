@@ -16,7 +16,6 @@ from torch import Tensor
 from llama2_core.cache import KVCache
 from llama2_core.config import SamplingConfig
 from llama2_core.errors import ConfigError, DataError
-from llama2_core.linear import Linear
 from llama2_core.model import Transformer
 from llama2_core.sampling import discourage, sample_tokens
 
@@ -183,7 +182,6 @@ class _Slots:
         """Temperature, top-p, top-k and repetition penalty of each slot."""
         penalised = any(request.config.repetition_penalty != 1 for request in requests)
         self.seen = torch.zeros_like(self.logits, dtype=torch.bool) if penalised else None
-        self.head = _head(model, count)
 
     def _read(self, begin: Sequence[int]) -> KVCache:
         """Return the cache of what all prompts begin with."""
@@ -256,13 +254,4 @@ class _Slots:
         nowhere = 0, self.shared
         newest = [(row.tokens[-1], row.position) if row else nowhere for row in self.rows]
         tokens, positions = torch.tensor(newest, device=self.device).unsqueeze(-1).unbind(1)
-        self.logits = self.head(self.model.hidden(tokens, self.cache, positions).squeeze(1)).float()
-
-
-def _head(model: Transformer, rows: int) -> Callable[[Tensor], Tensor]:
-    """Return the output layer; for a row or two a CPU reads a copy with the vocabulary last, twice as fast."""
-    weight = model.output.weight
-    if rows > 2 or type(model.output) is not Linear or weight.device.type != "cpu":
-        return model.output
-    columns = weight.t().contiguous()
-    return lambda hidden: hidden @ columns
+        self.logits = self.model.output(self.model.hidden(tokens, self.cache, positions).squeeze(1)).float()

@@ -209,6 +209,7 @@ def fitness_rows(accuracy: Rows, measures: Rows, fitness: FitnessRecipe) -> Rows
             "clear_accuracy": (GRADES[0], "least", fitness.least_clear_accuracy),
             "unsafe_recall": ("unsafe recall at 0.5", "least", fitness.least_unsafe_recall),
             "calibration_error": ("calibration error", "most", fitness.most_calibration_error),
+            "length_correlation": ("length correlation", "most", fitness.most_length_correlation),
             "length_bias": ("length bias", "most", fitness.most_length_bias),
         }[name]
         estimate = {key: found[domain, domain, part][key] for key in ("value", "low", "high", "n")}

@@ -77,6 +77,10 @@ class RoundRecipe(Record):
             self.carry_over == "all" or (self.carry_over == "paper" and number >= CARRY_ALL_FROM)
         )
 
+    def reward_start(self, start: "Start") -> str:
+        """Return the model that a round's reward models begin from."""
+        return start.newest if self.reward_models_from == "newest" else start.chat
+
 
 class RoundsRecipe(RoundRecipe):
     """Rounds of comparisons, reward models, rejection sampling and PPO, V1 to V5. Llama 2 section 3.2.3."""
@@ -166,3 +170,10 @@ class Round(Record):
     """The model that the next round begins from."""
     standing: str
     """Its evaluation."""
+
+    def next_pair(self, newest: str) -> tuple[str, str]:
+        """Return what the next round compares: the champion, and `newest`, the one before it.
+
+        Where that stays champion, the refused model is the other, so that reward models see what is wrong with it.
+        """
+        return self.champion, newest if self.champion != newest else self.models["rejection"]

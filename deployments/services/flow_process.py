@@ -29,6 +29,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Running
 
 MODULE = "deployments.services.flow_process"
+SIGN = "prefect.flow-run.heartbeat"
 SECONDS = 30
 """Between signs of life."""
 SILENT = "No sign of life"
@@ -61,7 +62,7 @@ def server_time(client: SyncPrefectClient) -> datetime:
 
 def say_alive(client: SyncPrefectClient, flow_run: UUID, began: datetime) -> None:
     """Give a sign for all runs at work here, and take back a Crashed that silence has brought since `began`."""
-    top = client.read_flow_run(flow_run)
+    top, signs, now = client.read_flow_run(flow_run), [], server_time(client).isoformat()
     for run in [top, *subflow_runs(client, [top], [StateType.RUNNING, StateType.CRASHED])]:
         state = run.state
         if (
@@ -72,13 +73,9 @@ def say_alive(client: SyncPrefectClient, flow_run: UUID, began: datetime) -> Non
         ):
             state = client.set_flow_run_state(run.id, Running(message="It was alive.")).state
         if state and state.is_running():
-            sign = {
-                "id": str(uuid4()),
-                "occurred": server_time(client).isoformat(),
-                "event": "prefect.flow-run.heartbeat",
-                "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
-            }
-            client.request("POST", "/events", json=[sign])
+            resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}"}
+            signs.append({"id": str(uuid4()), "event": SIGN, "resource": resource, "occurred": now})
+    client.request("POST", "/events", json=signs)
 
 
 def subflow_runs(

@@ -168,7 +168,7 @@ def sound(made: Made) -> tuple[dict[str, str], str, Runtime]:
 @pytest.mark.slow
 def test_a_sound_model_passes_and_everything_is_recorded(sound: tuple[dict[str, str], str, Runtime]) -> None:
     models, batch, runtime = sound
-    recipe = RewardReportRecipe(fitness=FitnessRecipe(least_unsafe_recall=1.0, most_length_bias=0.9))
+    recipe = RewardReportRecipe(fitness=FitnessRecipe(least_unsafe_recall=1.0, most_length_correlation=0.9))
     with pytest.raises(RewardModelsUnfit) as refused:
         reward_report(
             models, [batch], [models], {"helpfulness margin none": models["helpfulness"]}, recipe, 2, runtime
@@ -287,7 +287,7 @@ def test_no_scores_at_all_fail_every_bar() -> None:
     assert [row["bar"] for row in rows] == list(BARS)
     assert {row["verdict"] for row in rows} == {"failed"}
     least = dict.fromkeys(("least_accuracy", "least_clear_accuracy", "least_unsafe_recall"), 0.0)
-    nothing = FitnessRecipe(**least, most_calibration_error=1, most_length_bias=1)
+    nothing = FitnessRecipe(**least, most_calibration_error=1, most_length_correlation=1, most_length_bias=1)
     rows = fitness_rows(accuracy_rows(empty), measure_rows(empty, RewardReportRecipe()), nothing)
     assert {row["verdict"] for row in rows} == {"passed"}
 
@@ -312,6 +312,7 @@ def test_accuracy_is_held_to_the_lower_end(found: dict[str, float], verdict: str
         for domain in ("helpfulness", "safety")
         for measure, value in (
             ("calibration error", 0.2),
+            ("length correlation", -0.5),
             ("length bias", -0.2),
             ("unsafe recall at 0.5", 0.9),
         )
@@ -319,9 +320,13 @@ def test_accuracy_is_held_to_the_lower_end(found: dict[str, float], verdict: str
     rows = {row["bar"]: row["verdict"] for row in fitness_rows(accuracy, measures, FitnessRecipe())}
     assert rows.pop("helpfulness_accuracy") == verdict
     assert set(rows.values()) == {"passed"}
-    measures[1]["value"] = -0.21
-    reason = FitnessRecipe(overrides={"helpfulness_length_bias": "long answers are right here"})
-    [row] = [r for r in fitness_rows(accuracy, measures, reason) if r["bar"] == "helpfulness_length_bias"]
+    measures[1]["value"], measures[2]["value"] = -0.51, -0.21
+    rows = {row["bar"]: row["verdict"] for row in fitness_rows(accuracy, measures, FitnessRecipe())}
+    assert (rows["helpfulness_length_correlation"], rows["helpfulness_length_bias"]) == ("failed", "failed")
+    reason = FitnessRecipe(overrides={"helpfulness_length_correlation": "long answers are right here"})
+    [row] = [
+        r for r in fitness_rows(accuracy, measures, reason) if r["bar"] == "helpfulness_length_correlation"
+    ]
     assert (row["verdict"], row["reason"]) == ("overridden", "long answers are right here")
 
 

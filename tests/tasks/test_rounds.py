@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.rounds import losses
-from tasks.rounds_recipe import RoundsRecipe
+from tasks.rounds_recipe import Round, RoundsRecipe, Start
 from tasks.rounds_report import forgotten, points_by_kind
 
 
@@ -13,6 +13,27 @@ from tasks.rounds_report import forgotten, points_by_kind
 def test_the_paper_carries_over_from_the_fourth_round(carry_over: str, rounds: list[int]) -> None:
     recipe = RoundsRecipe.model_validate({"carry_over": carry_over})
     assert [number for number in range(1, 6) if recipe.carries_all(number)] == rounds
+
+
+@pytest.mark.parametrize(
+    ("champion", "pair"),
+    [("new", ("new", "old")), ("ppo", ("ppo", "old")), ("old", ("old", "new"))],
+    ids=["accepted", "PPO accepted", "refused"],
+)
+def test_what_is_refused_is_compared_next(champion: str, pair: tuple[str, str]) -> None:
+    names = dict.fromkeys(set(Round.model_fields) - {"number", "models", "evaluations", "champion"}, "")
+    models = {"rejection": "new", "ppo": "ppo"}
+    made = Round(number=2, models=models, evaluations={}, champion=champion, **names)
+    assert made.next_pair("old") == pair
+
+
+@pytest.mark.parametrize(("chosen", "model"), [("sft", "first"), ("newest", "third")])
+def test_reward_models_begin_from_what_is_chosen(chosen: str, model: str) -> None:
+    lists = {"batches": [], "judges": {}, "samples": []}
+    names = dict.fromkeys(set(Start.model_fields) - {*lists, "number", "chat", "newest"}, "")
+    start = Start(number=3, chat="first", newest="third", **lists, **names)
+    recipe = RoundsRecipe.model_validate({"reward_models_from": chosen})
+    assert recipe.reward_start(start) == model
 
 
 def test_what_is_worse_is_a_loss_whichever_way_is_up() -> None:
