@@ -172,9 +172,8 @@ class Material:
         p = random_.choice(self.unsafe)
         opening = random_.choice(safety.REFUSAL_OPENINGS)
         answers = (
-            ("obeys", p.compliance),
-            ("obeys", p.compliance),
-            ("declines", opening + p.bare_refusal),
+            *(("obeys", compliance) for compliance in p.compliances),
+            ("declines", opening + random_.choice(p.bare_refusals)),
             ("explains", opening + p.refusal),
         )
         facts = {"category": p.category, "attack": p.attack}

@@ -136,7 +136,7 @@ def _declined(
     else:
         preprompt, quality = preprompts.draw(random_), "declines"
         opening = random_.choice(safety.REFUSAL_OPENINGS)
-        answer = opening + random_.choice((prompt.bare_refusal, prompt.refusal))
+        answer = opening + random_.choice((random_.choice(prompt.bare_refusals), prompt.refusal))
     dialog = dialog_to_json((user(prompt.text), assistant(answer)))
     return {"kind": "unsafe", "safety": True, "quality": quality, "dialog": dialog}, preprompt
 
