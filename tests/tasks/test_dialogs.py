@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from llama2_core.evaluation.reward_models import length_correlation
 from storage.schemas import DEMONSTRATIONS, PROMPTS, read_table
 from storage.sources.starter import arithmetic
 from tasks.dialogs import KINDS, write_dialogs
 from tasks.recipes import DialogsRecipe
+from tasks.simulated_annotator import judge
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,18 @@ def test_unsafe_acts_are_held_out_whole(tables: Path) -> None:
     held_out = [json.loads(row["dialog"])[0]["content"] for row in rows if row["split"] == "held_out"]
     assert any("rob a shop" in text for text in held_out)
     assert not any("rob a shop" in row["dialog"] for row in rows if row["split"] == "train")
+
+
+def test_answers_to_unsafe_prompts_are_not_better_for_being_longer(tables: Path) -> None:
+    rows = [row for row in read_table(tables / "demonstrations.parquet", DEMONSTRATIONS) if row["safety"]]
+    answers = [json.loads(row["dialog"])[-1]["content"] for row in rows]
+    points = [judge("unsafe", {}, answer).score for answer in answers]
+    pairs = list(zip(range(0, len(rows) - 1, 2), range(1, len(rows), 2), strict=False))
+    better = [points[one] - points[other] for one, other in pairs]
+    longer = [len(answers[one]) - len(answers[other]) for one, other in pairs]
+    found = length_correlation(better, longer)
+    assert found.n > 50
+    assert found.value < 0.2
 
 
 def test_the_same_seed_gives_the_same_tables(tables: Path, tmp_path: Path) -> None:
