@@ -98,9 +98,8 @@ def test_killed_anywhere_rounds_end_as_if_nothing_had_been(
 ) -> None:
     whole, seconds = straight
     draw = random.Random(0)
-    home = tmp_path / "var"
+    home, ended, killed = tmp_path / "var", 0, 0
     shutil.copytree(beginning, home)
-    killed = 0
     while killed < KILLS:
         flow = subprocess.Popen(
             command("rlhf", "rlhf/ci", home),
@@ -110,14 +109,17 @@ def test_killed_anywhere_rounds_end_as_if_nothing_had_been(
         )
         try:
             flow.wait(draw.uniform(0.2, 0.6) * seconds)
-            break  # it came to its end
+            assert weights(home) == weights(whole)
+            ended += 1
+            shutil.rmtree(home)
+            shutil.copytree(beginning, home)
         except subprocess.TimeoutExpired:
             os.kill(flow.pid, draw.choice((signal.SIGKILL, signal.SIGTERM)))
             flow.wait()
             killed += 1
     run(command("rlhf", "rlhf/ci", home))
-    assert killed
     assert weights(home) == weights(whole)
+    print(f"killed {killed} times, {ended + 1} times at the end")
 
 
 @pytest.mark.timeout(1800)
