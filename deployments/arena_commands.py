@@ -81,9 +81,9 @@ def diversity(
 
 def _profile(values: dict[str, Any], home: Path, changes: list[str] | None) -> "ArenaProfile":
     prepare(home)
-    from deployments.profiles import ArenaProfile, changed
+    from deployments.profiles import ArenaProfile, at_home
 
-    return changed(ArenaProfile, {**values, "runtime": {"home": str(home)}}, changes or [], "the command")
+    return at_home(ArenaProfile, home, changes, "the command", **values)
 
 
 def _run(home: Path, as_json: bool, call: Callable[[ModuleType], str]) -> None:

@@ -168,6 +168,18 @@ def changed(kind: type[Values], values: dict[str, Any], changes: list[str], orig
         ) from None  # it shows all input
 
 
+def at_home(kind: type[Values], home: Path, changes: list[str] | None, origin: str, **values: Any) -> Values:
+    """Return the same for a command that has --home: it reads and writes in one place."""
+    refuse_home(changes)
+    return changed(kind, {**values, "runtime": {"home": str(home)}}, changes or [], origin)
+
+
+def refuse_home(changes: list[str] | None) -> None:
+    """Refuse a second home, beside that of --home."""
+    if any(change.startswith("runtime.home=") for change in changes or []):
+        raise ConfigError("this command takes its home as --home DIR, not as --set runtime.home=DIR")
+
+
 def apply(values: dict[str, Any], change: str) -> None:
     """Set a nested value from "recipe.pretrain.loop.steps=100"; the value is read as YAML."""
     name, equals, text = change.partition("=")

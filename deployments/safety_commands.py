@@ -131,9 +131,9 @@ def scaling(
 
 def _profile(home: Path, changes: list[str] | None) -> "SafetyProfile":
     prepare(home)
-    from deployments.profiles import SafetyProfile, changed
+    from deployments.profiles import SafetyProfile, at_home
 
-    return changed(SafetyProfile, {"runtime": {"home": str(home)}}, changes or [], "llama2 safety")
+    return at_home(SafetyProfile, home, changes, "llama2 safety")
 
 
 def _show(report: Artifact) -> None:

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from deployments.profiles import FOLDER, Profile, RetrainProfile, RoundsProfile, TeachProfile, load_profile
+from deployments.profiles import (
+    FOLDER,
+    ArenaProfile,
+    Profile,
+    RetrainProfile,
+    RoundsProfile,
+    TeachProfile,
+    at_home,
+    load_profile,
+)
 from llama2_core.errors import ConfigError
 
 
@@ -27,6 +36,12 @@ def test_every_profile_of_rounds_validates(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "retrain").glob("*.yaml")))
 def test_every_profile_of_retraining_validates(name: str) -> None:
     assert load_profile(f"retrain/{name}", [], RetrainProfile).recipe.approval == (name == "laptop")
+
+
+def test_a_command_with_home_takes_no_second_one(tmp_path: Path) -> None:
+    assert at_home(ArenaProfile, tmp_path, ["seed=3"], "the command").runtime.home == tmp_path
+    with pytest.raises(ConfigError, match="takes its home as --home DIR"):
+        at_home(ArenaProfile, tmp_path, ["runtime.home=elsewhere"], "the command")
 
 
 def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:
