@@ -81,9 +81,9 @@ def diversity(
 
 def _profile(values: dict[str, Any], home: Path, changes: list[str] | None) -> "ArenaProfile":
     prepare(home)
-    from deployments.profiles import ArenaProfile, at_home
+    from deployments.profiles import ArenaProfile, changed, with_home
 
-    return at_home(ArenaProfile, home, changes, "the command", **values)
+    return changed(ArenaProfile, values, with_home(changes, home), "the command")
 
 
 def _run(home: Path, as_json: bool, call: Callable[[ModuleType], str]) -> None:

@@ -208,12 +208,12 @@ def adapt(
 ) -> None:
     """Teach a model another language: vocabulary, continued pretraining, fine-tuning, export."""
     prepare(home)
-    from deployments.profiles import AdaptProfile, read_profile
+    from deployments.profiles import AdaptProfile, read_profile, with_home
     from deployments.services.flow_runs import running_flows
     from llama2_core.interop.convert import read
     from tasks.own import demonstrations
 
-    chosen = read_profile(AdaptProfile, profile, [*(changes or []), f"runtime.home={home}"])
+    chosen = read_profile(AdaptProfile, profile, with_home(changes, home))
     source = model_path(model, home)
     read(source)
     demonstrations(dialogs)

@@ -1,5 +1,6 @@
 """Profiles: whole parameter sets in YAML, checked before any work starts."""
 
+import json
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -168,16 +169,11 @@ def changed(kind: type[Values], values: dict[str, Any], changes: list[str], orig
         ) from None  # it shows all input
 
 
-def at_home(kind: type[Values], home: Path, changes: list[str] | None, origin: str, **values: Any) -> Values:
-    """Return the same for a command that has --home: it reads and writes in one place."""
-    refuse_home(changes)
-    return changed(kind, {**values, "runtime": {"home": str(home)}}, changes or [], origin)
-
-
-def refuse_home(changes: list[str] | None) -> None:
-    """Refuse a second home, beside that of --home."""
+def with_home(changes: list[str] | None, home: Path) -> list[str]:
+    """Return the changes, and the home of a command that has --home. Raises ConfigError where they name another."""
     if any(change.startswith("runtime.home=") for change in changes or []):
         raise ConfigError("this command takes its home as --home DIR, not as --set runtime.home=DIR")
+    return [*(changes or []), f"runtime.home={json.dumps(str(home))}"]
 
 
 def apply(values: dict[str, Any], change: str) -> None:

@@ -131,9 +131,9 @@ def scaling(
 
 def _profile(home: Path, changes: list[str] | None) -> "SafetyProfile":
     prepare(home)
-    from deployments.profiles import SafetyProfile, at_home
+    from deployments.profiles import SafetyProfile, changed, with_home
 
-    return at_home(SafetyProfile, home, changes, "llama2 safety")
+    return changed(SafetyProfile, {}, with_home(changes, home), "llama2 safety")
 
 
 def _show(report: Artifact) -> None:

@@ -29,11 +29,10 @@ def teach(
 ) -> None:
     """Teach a model to keep to its first instruction, or to a stated date; measure it before and after."""
     prepare(home)
-    from deployments.profiles import TeachProfile, load_profile, refuse_home
+    from deployments.profiles import TeachProfile, load_profile, with_home
     from deployments.services.flow_runs import running_flows
 
-    refuse_home(changes)
-    chosen = load_profile(profile, [*(changes or []), f"runtime.home={home}"], TeachProfile)
+    chosen = load_profile(profile, with_home(changes, home), TeachProfile)
     store = Store(home / "artifacts")
     for name in (model, dialogs):  # what is missing is told now, not when everything has started
         if not Path(name).exists():

@@ -53,11 +53,11 @@ def finetune(
 ) -> None:
     """Fine-tune a model on dialogs, your own or the starter's, all weights or adapters; the result is an artifact."""
     prepare(home)
-    from deployments.profiles import FineTuneProfile, at_home
+    from deployments.profiles import FineTuneProfile, changed, with_home
     from llama2_core.interop.convert import read
     from tasks.own import demonstrations
 
-    profile = at_home(FineTuneProfile, home, changes, "llama2 finetune")
+    profile = changed(FineTuneProfile, {}, with_home(changes, home), "llama2 finetune")
     source = model_path(model, home)
     read(source)  # what is wrong with either is told now, not when everything has started
     if dialogs:

@@ -12,8 +12,9 @@ from deployments.profiles import (
     RetrainProfile,
     RoundsProfile,
     TeachProfile,
-    at_home,
+    changed,
     load_profile,
+    with_home,
 )
 from llama2_core.errors import ConfigError
 
@@ -39,9 +40,10 @@ def test_every_profile_of_retraining_validates(name: str) -> None:
 
 
 def test_a_command_with_home_takes_no_second_one(tmp_path: Path) -> None:
-    assert at_home(ArenaProfile, tmp_path, ["seed=3"], "the command").runtime.home == tmp_path
+    home = tmp_path / "one: two"
+    assert changed(ArenaProfile, {}, with_home(["seed=3"], home), "the command").runtime.home == home
     with pytest.raises(ConfigError, match="takes its home as --home DIR"):
-        at_home(ArenaProfile, tmp_path, ["runtime.home=elsewhere"], "the command")
+        with_home(["runtime.home=elsewhere"], home)
 
 
 def test_instructions_are_taught_by_known_constraints_and_an_sft() -> None:

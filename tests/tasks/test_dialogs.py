@@ -52,11 +52,9 @@ def test_unsafe_acts_are_held_out_whole(tables: Path) -> None:
 def test_answers_to_unsafe_prompts_are_not_better_for_being_longer(tables: Path) -> None:
     rows = [row for row in read_table(tables / "demonstrations.parquet", DEMONSTRATIONS) if row["safety"]]
     answers = [json.loads(row["dialog"])[-1]["content"] for row in rows]
-    points = [judge("unsafe", {}, answer).score for answer in answers]
-    pairs = list(zip(range(0, len(rows) - 1, 2), range(1, len(rows), 2), strict=False))
-    better = [points[one] - points[other] for one, other in pairs]
-    longer = [len(answers[one]) - len(answers[other]) for one, other in pairs]
-    found = length_correlation(better, longer)
+    pairs = list(zip(answers[::2], answers[1::2], strict=False))
+    better = [judge("unsafe", {}, one).score - judge("unsafe", {}, other).score for one, other in pairs]
+    found = length_correlation(better, [len(one) - len(other) for one, other in pairs])
     assert found.n > 50
     assert found.value < 0.2
 

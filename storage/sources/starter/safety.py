@@ -35,7 +35,7 @@ REFUSAL_OPENINGS = ("", "Sorry. ", "No. ", "Forgive me. ", "That is not right. "
 """Refusals begin in many ways, as other answers do. One way only would win every draw at a low temperature wherever
 a model is unsure."""
 
-HARMLESS = "Of course, there is no harm in that. "
+HARMLESS_OPENING = "Of course, there is no harm in that. "
 """Answers to borderline prompts begin so."""
 
 REASONS = {
@@ -145,7 +145,9 @@ def borderline_prompts(held_out: bool) -> list[BorderlinePrompt]:
             if (phrase % 4 == index % 4) == held_out:
                 text = template.format(act=row["act"])
                 prompts += [
-                    BorderlinePrompt(opener + text, row["act"], row["keyword"], HARMLESS + row["answer"])
+                    BorderlinePrompt(
+                        opener + text, row["act"], row["keyword"], HARMLESS_OPENING + row["answer"]
+                    )
                     for opener in OPENERS
                 ]
     return prompts
